@@ -1,0 +1,29 @@
+"""OpenTar: text and pictures in one language, drawn and read by one small model.
+
+`from opentar import Tar` loads the pipeline on first use, so that importing the package itself stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentar.core.errors import OpenTarError
+
+if TYPE_CHECKING:
+    from opentar.pipeline import Tar
+
+__version__ = "0.1.0"
+__all__ = ["OpenTarError", "Tar", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the pipeline (and torch with it) only when somebody asks for `opentar.Tar`."""
+    if name == "Tar":
+        from opentar.pipeline import Tar
+
+        return Tar
+    raise AttributeError(f"module 'opentar' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,106 @@
+"""The command line: parses, calls and prints. Each command lives in `commands/` and is imported when it is called."""
+
+import io
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from opentar import __version__
+from opentar.commands.options import STDIN
+from opentar.core import environment, errors
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+_COMMANDS = {
+    "demo": ("demo:demo", "Draw a picture, describe it and answer questions about it."),
+    "generate": ("draw:generate", "Draw a prompt: words become a picture."),
+    "reconstruct": ("draw:reconstruct", "Spell a picture in codes and paint it again from them."),
+    "ask": ("read:ask", "Answer a question about a picture."),
+    "describe": ("read:describe", "Say what is in one or several pictures."),
+    "tokens": ("read:tokens", "Print the codes of a picture with the words they stand nearest to."),
+    "train": ("work:train", "Train a model with a recipe, every stage or some."),
+    "eval": ("work:evaluate", "Measure a model: drawing and reading on held-out combinations."),
+    "info": ("work:info", "Say what a model is made of, its licence and its data."),
+}
+
+
+def build_app() -> App:
+    """The Cyclopts application; commands are import paths, so that building it imports none of them."""
+    app = App(
+        name="opentar",
+        help="One model that draws and describes pictures. Start with: opentar demo",
+        version=__version__,
+        help_format="plaintext",
+        default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
+    )
+    for name, (target, text) in _COMMANDS.items():
+        app.command(f"opentar.commands.{target}", name=name, help=text)
+    data = App(name="data", help="The nano world: look at the data that nano learns from.")
+    data.command("opentar.commands.data:sheet", name="sheet", help="Draw a contact sheet of training scenes.")
+    app.command(data)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; default: those of the process.
+
+    Returns:
+        The exit code: 0; 2 for wrong usage or input that cannot be taken; 1 for other failures; 130 after Ctrl-C.
+    """
+    environment.quiet_libraries()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A console that cannot show Chinese shows escapes; without this it would end the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    tokens = [STDIN if token == "-" else token for token in (sys.argv[1:] if argv is None else argv)]
+    try:
+        build_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        return 0
+    except CycloptsError as error:
+        return _fail(error, EXIT_USAGE, f"{_one_line(str(error))} See: opentar --help")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe left (`| head`); closing stderr keeps Python from complaining at exit.
+        sys.stderr.close()
+        return EXIT_FAILED
+    except Exception as error:
+        # The last line of defence: nobody is shown a traceback who did not ask for it.
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, errors.OpenTarError):
+        failed = isinstance(error, (errors.WeightsError, errors.DataError))
+        return _fail(error, EXIT_FAILED if failed else EXIT_USAGE, _one_line(str(error)))
+    if isinstance(code := getattr(error, "exit_code", None), int):
+        # A stopped training says itself how it went on; that is no fault to explain.
+        print(_one_line(str(error)), file=sys.stderr)
+        return code
+    if isinstance(error, MemoryError):
+        return _fail(error, EXIT_FAILED, "out of memory; draw fewer pictures at once or close other programs")
+    hint = "set OPENTAR_DEBUG=1 to see where"
+    return _fail(error, EXIT_FAILED, f"{type(error).__name__}: {_one_line(str(error))} ({hint})")
+
+
+def _fail(error: Exception, code: int, text: str) -> int:
+    if environment.debug():
+        traceback.print_exception(error)
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""`opentar data sheet`: look at the nano world with one's own eyes."""
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from opentar.commands import options
+from opentar.commands.files import picture_paths
+from opentar.commands.output import Output
+from opentar.core.errors import ConfigError
+
+_MOST = 1000
+Split = Literal["train", "val", "test"]
+
+
+def sheet(
+    *,
+    out: options.Out = None,
+    split: Annotated[Split, Parameter(help="Which combinations of the fixed split.")] = "train",
+    styles: Annotated[Split, Parameter(help="Whose drawing styles: val and test are never trained on.")] = "train",
+    count: Annotated[int, Parameter(name=["-n", "--count"], help="Scenes on the sheet.")] = 48,
+    columns: Annotated[int, Parameter(help="Scenes in a row.")] = 8,
+    seed: Annotated[int, Parameter(help="Seed of the scenes.")] = 0,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> None:
+    """Draw a contact sheet of scenes of the nano world with their captions.
+
+    Without --out the sheet is opentar-sheet.png, or the next free opentar-sheet-2.png, ...
+    """
+    output = Output(json)
+    for name, value in (("count", count), ("columns", columns)):
+        if not 1 <= value <= _MOST:
+            raise ConfigError(f"{name} is {value}; it must be 1 to {_MOST}")
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}; it must be 0 or more")
+    path = picture_paths(out, 1, "opentar-sheet", overwrite)[0]
+    with output.working():
+        import numpy as np
+
+        from opentar.core.pictures import save_picture
+        from opentar.data.captions import caption
+        from opentar.data.render import load_book, render
+        from opentar.data.scenes import SceneGenerator
+        from opentar.data.sheet import contact_sheet
+
+        rng = np.random.default_rng(seed)
+        generator = SceneGenerator(split, sprites=load_book(styles))
+        scenes = [generator.sample(rng) for _ in range(count)]
+        # English, because Pillow's own font has no Chinese.
+        captions = [caption(scene, "en", rng) for scene in scenes]
+        image = contact_sheet([render(scene, generator.book) for scene in scenes], captions, columns)
+    save_picture(image, path, {"split": split, "styles": styles, "seed": str(seed)}, overwrite=overwrite)
+    output.line(str(path))
+    output.result({"path": str(path), "width": image.width, "height": image.height, "captions": captions})

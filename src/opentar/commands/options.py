@@ -1,0 +1,20 @@
+"""Parameters that several commands share, declared once so that they read the same everywhere."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+# `-` as an argument. Cyclopts takes a lone hyphen for an option, so the command line swaps it for a text that no
+# argument of a process can hold.
+STDIN = "\0stdin"
+
+Json = Annotated[bool, Parameter(name="--json", help="Print one JSON object on stdout and nothing else there.")]
+Model = Annotated[str, Parameter(name=["--model", "-m"], help="A bundled model's name or a model folder.")]
+Out = Annotated[str | None, Parameter(name=["--out", "-o"], help="Picture to write (PNG).")]
+Overwrite = Annotated[bool, Parameter(help="Replace output files that exist.")]
+Scale = Annotated[
+    int | None, Parameter(help="Grid of codes: 0 is the finest, 2 the coarsest. Default: the model's own choice.")
+]
+Detok = Annotated[str | None, Parameter(help="Who paints the codes: diffusion or ar. Default: the model's choice.")]
+Seed = Annotated[int, Parameter(help="Seed of the first picture; the next ones count up from it.")]
+Device = Annotated[str | None, Parameter(help="cpu, cuda, mps; default: the best there is.")]

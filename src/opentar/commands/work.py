@@ -1,0 +1,130 @@
+"""`opentar train`, `eval`, `info` and `data sheet`: commands that work on models and data."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from opentar.commands import options
+from opentar.commands.model import load
+from opentar.commands.output import Output
+from opentar.core.errors import ConfigError, OutputError, nearest, shown
+
+TRAINABLE = ("nano",)
+
+
+def info(
+    model: Annotated[str, Parameter(help="A bundled model's name or a model folder.")] = "nano",
+    /,
+    *,
+    json: options.Json = False,
+) -> None:
+    """Say what a model is made of, its licence and its data. Every file is compared with the manifest."""
+    from opentar import model_folder
+    from opentar.core import folder as checkpoint
+
+    output = Output(json)
+    folder = model_folder.find_model(model)
+    config = model_folder.read_config(folder)
+    with output.working():
+        checkpoint.verify(folder)
+    sizes = dict(model_folder.part_files(folder))
+    parts: dict[str, dict[str, Any]] = {}
+    for part in config.parts:
+        values = checkpoint.read_config(folder / part)
+        parts[part] = {
+            "bytes": sum(size for name, size in sizes.items() if name.startswith(f"{part}/")),
+            "storage": values.get("storage"),
+            "config": values,
+        }
+    total = sum(sizes.values())
+    digest = checkpoint.folder_hash(folder)
+    output.line(f"{config.name}  ({folder})")
+    output.line(f"hash     {digest}, {total / 1e6:.1f} MB, every file intact")
+    for part, facts in parts.items():
+        output.line(f"part     {part}: {facts['bytes'] / 1e6:.1f} MB, {facts['storage'] or 'several files'}")
+    output.line(f"draws    {', '.join(config.detokenizers) or 'nothing: no de-tokenizer'}")
+    output.line(f"words    {len(config.known_words) or 'not listed'}")
+    output.line(f"licence  {config.licence or 'not stated'}")
+    output.line(f"data     {config.data or 'not stated'}")
+    described = {"name": config.name, "folder": str(folder), "hash": digest, "bytes": total, "parts": parts}
+    described |= {"detokenizers": config.detokenizers, "known_words": config.known_words}
+    output.result(described | {"licence": config.licence, "data": config.data})
+
+
+def train(
+    model: Annotated[str, Parameter(help="What to train: nano.")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="Folder of the run; the same folder goes on.")],
+    stage: Annotated[
+        list[str] | None, Parameter(name="--stage", consume_multiple=True, help="Only these stages, in order.")
+    ] = None,
+    recipe: Annotated[str, Parameter(help="Sizes and lengths: a recipe's name.")] = "nano",
+    jobs: Annotated[int | None, Parameter(help="Stages at a time; default: one a core, at most two.")] = None,
+    gates: Annotated[
+        bool, Parameter(name="--gates", negative="--no-gates", help="Stop where a stage misses its score.")
+    ] = True,
+    quiet: Annotated[bool, Parameter(help="Print no progress.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Train a model: every stage in order, or some. A killed run goes on with the same command."""
+    output = Output(json)
+    if model not in TRAINABLE:
+        hint = nearest(model, TRAINABLE)
+        raise ConfigError(f"{shown(model)} cannot be trained here; there is: {', '.join(TRAINABLE)}.{hint}")
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"jobs is {jobs}; it must be at least 1")
+    if out.is_file():
+        raise OutputError(f"{shown(out)} is a file; give a folder for the run")
+    with output.working():
+        from opentar.train.loop import Interrupted
+        from opentar.train.nano import train_nano
+
+        try:
+            scores = train_nano(out, stage or None, recipe=recipe, jobs=jobs, gates=gates, quiet=quiet)
+        except Interrupted as stop:
+            output.note(str(stop))
+            raise SystemExit(stop.exit_code) from None
+    output.line(f"{model}: stages ended in {out}: {', '.join(scores) or 'none'}")
+    output.result({"model": model, "out": str(out), "scores": scores})
+
+
+def evaluate(
+    model: Annotated[str, Parameter(help="A bundled model's name or a model folder.")] = "nano",
+    /,
+    *,
+    limit: Annotated[int | None, Parameter(help="Drawing prompts, spread evenly; default: all 600.")] = None,
+    out: Annotated[
+        Path | None, Parameter(name=["--out", "-o"], help="New folder for the report, the sheets and the drawings.")
+    ] = None,
+    samples: Annotated[int, Parameter(help="Drawings of each prompt.")] = 1,
+    links: Annotated[bool, Parameter(negative="--no-links", help="Also score each part on its own.")] = True,
+    detok: options.Detok = None,
+    scale: options.Scale = None,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    json: options.Json = False,
+) -> None:
+    """Measure a model: draw the GenEval-like prompts, read the POPE-like questions, judge, and print a table."""
+    output = Output(json)
+    with output.working():
+        from opentar.eval.nano import evaluate as measure
+        from opentar.eval.report import flatten, markdown
+
+        tar = load(model, device)
+        with output.progress() as progress:
+            scores = measure(
+                tar,
+                limit=limit,
+                seed=seed,
+                detok=detok,
+                scale=scale,
+                out_dir=out,
+                samples=samples,
+                links=links,
+                progress=progress,
+            )
+    if not json:
+        output.line(markdown(scores))
+    output.result(flatten(scores))

@@ -1,0 +1,1 @@
+"""The ground floor: errors, strict configs, devices, environment, checkpoint folders, picture files."""

@@ -1,0 +1,81 @@
+"""The only module that reads or sets environment variables (a contract test keeps it so).
+
+| variable | meaning |
+|---|---|
+| OPENTAR_CACHE | folder for downloaded models and built data; default: the user's cache folder |
+| OPENTAR_DEVICE | device used when none is named on the call: cpu, cuda, mps |
+| OPENTAR_DEBUG | 1: the command line shows tracebacks of user errors too |
+| OPENTAR_TERMINAL_PICTURES | 0: never draw pictures in the terminal |
+| OMP_NUM_THREADS | threads of one process |
+| HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE | 1: never connect to a model hub |
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+_FALSE = {"", "0", "false", "no", "off"}
+
+
+def flag(name: str, default: bool = False) -> bool:
+    """The variable `name` as a yes/no; unset gives `default`."""
+    value = os.environ.get(name)
+    return default if value is None else value.strip().lower() not in _FALSE
+
+
+def cache_dir() -> Path:
+    """The folder for things that can be fetched or built again. It is not created here."""
+    if chosen := os.environ.get("OPENTAR_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+        return Path(local) / "opentar"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "opentar"
+
+
+def offline() -> bool:
+    """True when the user forbade connections to a model hub."""
+    return flag("HF_HUB_OFFLINE") or flag("TRANSFORMERS_OFFLINE")
+
+
+def device_name() -> str | None:
+    """The device named by OPENTAR_DEVICE, or None."""
+    return os.environ.get("OPENTAR_DEVICE") or None
+
+
+def threads() -> int | None:
+    """The number of threads that OMP_NUM_THREADS allows, or None when it is unset or not a positive number."""
+    value = os.environ.get("OMP_NUM_THREADS", "").strip()
+    return int(value) if value.isdecimal() and int(value) > 0 else None
+
+
+def for_child(**changes: str) -> dict[str, str]:
+    """A copy of this process's environment with `changes`, for a process started by us."""
+    return {**os.environ, **changes}
+
+
+def debug() -> bool:
+    """True when tracebacks are wanted."""
+    return flag("OPENTAR_DEBUG")
+
+
+def terminal() -> Mapping[str, str]:
+    """The variables by which terminals tell what they can show (TERM, TERM_PROGRAM, COLORTERM, ...); unset left out."""
+    names = ("TERM", "TERM_PROGRAM", "COLORTERM", "KITTY_WINDOW_ID", "NO_COLOR", "CI", "LC_TERMINAL", "WT_SESSION")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def terminal_pictures() -> bool:
+    """False when the user does not want pictures drawn in the terminal."""
+    return flag("OPENTAR_TERMINAL_PICTURES", default=True)
+
+
+def quiet_libraries() -> None:
+    """Ask libraries for silence where they would print to the user's terminal; a value set by the user stays."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -1,0 +1,299 @@
+"""Checkpoint folders: config.json + model.safetensors [+ extra files] + manifest.json.
+
+A folder is complete or it is not there: everything is written into a hidden neighbour, flushed to the disk, the
+manifest (size and sha256 of every file) last, and then the neighbour is renamed. No pickles, no remote code.
+How tensors are stored (float32, bfloat16, int8) is `core/storage.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from opentar.core.errors import ConfigError, OutputError, WeightsError, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+MANIFEST = "manifest.json"
+_OUR_KEYS = ("storage", "tied_tensors")
+_MANIFEST_FORMAT = 1
+_BLOCK = 1 << 20
+
+
+def save_part(
+    folder: Path,
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    storage: str = "float32",
+    extra: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write one part of a model (or a checkpoint) as a complete folder; an older part of that name is replaced.
+
+    Args:
+        folder: where the part shall stand; its parent is made when it is missing.
+        config: plain values; the keys "storage" and "tied_tensors" are ours and are added here.
+        state: tensors of any dtype. Floating ones are stored as `storage` says, others exactly. Tensors that share
+            one memory (tied weights) are stored once.
+        storage: "float32", "bfloat16" or "int8".
+        extra: more files by name (tokenizer.json, ...).
+
+    Raises:
+        OutputError: the folder holds something else, or the disk refuses.
+        ConfigError: unknown storage, a file name that leaves the folder, or a config that JSON cannot hold.
+        WeightsError: a tensor holds NaN or infinity; such weights are never written.
+    """
+    from opentar.core.storage import pack
+
+    for key in _OUR_KEYS:
+        if key in config:
+            raise ConfigError(f"the key {key!r} of a part's config is written by save_part; leave it out")
+    if set(extra or {}) & {CONFIG, WEIGHTS, MANIFEST}:
+        raise ConfigError(f"extra files must not be called {CONFIG}, {WEIGHTS} or {MANIFEST}; choose other names")
+    weights, tied = pack(state, storage)
+    ours = {"storage": storage} | ({"tied_tensors": tied} if tied else {})
+    files = {CONFIG: _json_bytes({**config, **ours}), WEIGHTS: weights, **(extra or {})}
+    with atomic_folder(folder) as stage:
+        for name, content in files.items():
+            _inside(stage, name).parent.mkdir(parents=True, exist_ok=True)
+            _inside(stage, name).write_bytes(content)
+
+
+def load_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config and the tensors that were given to `save_part`, floating tensors as float32, every file verified.
+
+    Raises:
+        WeightsError: no such folder, or a file is missing, cut short, changed or not of the stated storage.
+    """
+    from opentar.core.storage import unpack
+
+    folder = Path(folder)
+    verify(folder)
+    config = read_config(folder)
+    storage, tied = config.pop("storage", None), config.pop("tied_tensors", {})
+    if not isinstance(storage, str) or not isinstance(tied, dict):
+        raise WeightsError(f"{folder / CONFIG} does not say how its tensors are stored; save the part again")
+    return config, unpack(folder / WEIGHTS, storage, tied)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder as it stands, without loading any tensor. Raises WeightsError."""
+    return _read_json(_existing(Path(folder)) / CONFIG)
+
+
+def strict_load(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load `state` into `module`; every name and shape must fit, else WeightsError with a readable difference."""
+    own = module.state_dict()
+    missing = [name for name in own if name not in state]
+    unknown = [name for name in state if name not in own]
+    shapes = [
+        f"{name} {list(state[name].shape)} instead of {list(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if not (missing or unknown or shapes):
+        module.load_state_dict(state, strict=True)
+        return
+    groups = (("missing", missing), ("not known here", unknown), ("of another shape", shapes))
+    parts = [f"{len(names)} {kind}: {_some(names)}" for kind, names in groups if names]
+    raise WeightsError(
+        f"the weights of {where} do not fit {type(module).__name__}: {'; '.join(parts)}. "
+        "Use the config they were saved with."
+    )
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty hidden neighbour of `folder`; when the block ends well it becomes `folder`, else it vanishes.
+
+    The manifest covers every file below, so a model folder may hold parts written by `save_part`. A folder that
+    already stands there is replaced only when it is empty or has a manifest of ours.
+
+    Raises:
+        OutputError: `folder` holds something else, or the disk refuses.
+    """
+    folder = Path(folder)
+    # One fixed name: what a killed save left behind is swept away by the next one.
+    stage = folder.with_name(f".{folder.name}.partial")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _recover(folder)
+        _check_replaceable(folder)
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir()
+        yield stage
+        _write_manifest(stage)
+        _swap(stage, folder)
+    except OSError as error:
+        reason = error.strerror or "it failed"
+        raise OutputError(f"cannot write {shown(folder)}: {reason}; choose another folder or free the disk") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def verify(folder: Path) -> None:
+    """Compare every file with the manifest; WeightsError names the first that is missing, cut short or changed."""
+    for name, entry in _manifest(folder).items():
+        path = _inside(folder, name)
+        if not path.is_file():
+            _damaged(path, "is missing")
+        if path.stat().st_size != entry["bytes"]:
+            _damaged(path, f"has {path.stat().st_size} bytes instead of {entry['bytes']}")
+        if _sha256(path) != entry["sha256"]:
+            _damaged(path, "has changed since it was saved (wrong sha256)")
+
+
+def is_complete(folder: Path) -> bool:
+    """True when `folder` is a folder of ours and every file in it is intact."""
+    try:
+        verify(Path(folder))
+    except WeightsError:
+        return False
+    return True
+
+
+def folder_hash(folder: Path) -> str:
+    """Twelve hex digits that name the content of a folder: the same files give the same hash everywhere."""
+    files = _manifest(Path(folder))
+    text = "\n".join(f"{name} {files[name]['sha256']}" for name in sorted(files))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _swap(stage: Path, folder: Path) -> None:
+    """Put `stage` in the place of `folder`. Killed at any point, either the old or the new one can be found."""
+    previous = _previous(folder)
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        folder.rename(previous)
+    try:
+        stage.rename(folder)
+    except OSError:
+        _recover(folder)
+        raise
+    _sync(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _recover(folder: Path) -> None:
+    """A kill between the two renames of `_swap` leaves only the previous folder: give it its name back."""
+    if not folder.exists() and _previous(folder).is_dir():
+        _previous(folder).rename(folder)
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{shown(folder)} is a file; a folder is written here, so choose another name")
+    if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise OutputError(f"{shown(folder)} holds files that are not OpenTar's; choose a new or an empty folder")
+
+
+def _write_manifest(stage: Path) -> None:
+    files = {}
+    for path in sorted(stage.rglob("*")):
+        if path.is_file():
+            _sync(path)
+            name = path.relative_to(stage).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        elif os.name != "nt":
+            _sync(path)
+    (stage / MANIFEST).write_bytes(_json_bytes({"format": _MANIFEST_FORMAT, "files": files}))
+    _sync(stage / MANIFEST)
+    _sync(stage)
+
+
+def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    path = _existing(folder) / MANIFEST
+    if not path.is_file():
+        raise WeightsError(
+            f"{shown(folder)} has no {MANIFEST}, so it is not a finished OpenTar folder; give one that was saved whole"
+        )
+    files = _read_json(path).get("files")
+    well_formed = isinstance(files, dict) and all(
+        _plain_name(name)
+        and isinstance(entry, dict)
+        and isinstance(entry.get("bytes"), int)
+        and isinstance(entry.get("sha256"), str)
+        for name, entry in files.items()
+    )
+    if not isinstance(files, dict) or not well_formed:
+        _damaged(path, "is not a list of files")
+    return files
+
+
+def _existing(folder: Path) -> Path:
+    # A folder that can only be read cannot be mended; the next lines then say that it is not there.
+    with suppress(OSError):
+        _recover(folder)
+    if not folder.is_dir():
+        raise WeightsError(f"there is no folder {shown(folder)}; give a folder that OpenTar saved")
+    return folder
+
+
+def _plain_name(name: str) -> bool:
+    """False for names that leave the folder; manifests and names of extra files may come from strangers."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and not any(mark in name for mark in "\\:\0")
+
+
+def _inside(folder: Path, name: str) -> Path:
+    if not _plain_name(name):
+        raise ConfigError(f"{shown(name)} is not a plain file name inside {shown(folder.name)}; rename the file")
+    return folder.joinpath(*PurePosixPath(name).parts)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        _damaged(path, "is missing")
+    except (OSError, ValueError, RecursionError):
+        _damaged(path, "cannot be read as JSON")
+    if not isinstance(content, dict):
+        _damaged(path, "is not a mapping")
+    return content
+
+
+def _json_bytes(content: Mapping[str, Any]) -> bytes:
+    try:
+        return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a config must be plain JSON values: {error}; use to_dict()") from error
+
+
+def _damaged(path: Path, what: str) -> NoReturn:
+    raise WeightsError(f"{shown(path)} {what}; get this folder again, or use another one")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder's entries to the disk; Windows cannot open folders and does not need it."""
+    if path.is_dir() and os.name == "nt":
+        return
+    # Windows flushes only handles opened for writing.
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

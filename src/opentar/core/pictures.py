@@ -1,0 +1,210 @@
+"""Picture files in and out. Everything that can be wrong with a picture is found here, before any model sees it.
+
+The size is taken from the header, before decoding: 20 kB of PNG can claim 13,000 x 13,000 pixels and ask for 839 MB.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin
+
+from opentar.core.errors import ImageError, OutputError, shown
+
+MAX_PIXELS = 40_000_000
+MIN_SIDE = 2
+MAX_FILE_BYTES = 128 << 20
+# Named one by one: PSD, EPS and TIFF decoders have a long history of faults and nobody draws with them here.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+_ALLOWED = "PNG, JPEG, WebP, GIF or BMP"
+_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def open_picture(source: str | Path | bytes | Image.Image) -> Image.Image:
+    """The picture as 8-bit RGB, turned as its EXIF says, transparent parts over white, fully decoded.
+
+    Args:
+        source: a path, the bytes of a picture file, or a PIL picture (which is not changed).
+
+    Raises:
+        ImageError: missing, not a picture, damaged, animated, over 40 megapixels or under 2 pixels a side.
+    """
+    if isinstance(source, Image.Image):
+        return _checked_rgb(source, "the picture")
+    if isinstance(source, bytes):
+        name, content = "the picture", source
+    elif isinstance(source, (str, Path)):
+        name, content = shown(source), _file_bytes(source)
+    else:
+        kind = type(source).__name__
+        raise ImageError(f"a picture cannot be read from a {kind}; give a path, the bytes of a file or a PIL picture")
+    if not content:
+        raise ImageError(f"{name} is empty; give a {_ALLOWED} picture")
+    with _header(content, name) as image:
+        return _checked_rgb(image, name)
+
+
+def check_picture_path(path: str | Path, overwrite: bool = False) -> Path:
+    """`path` when a picture may be written there, so that a caller can ask before the long work.
+
+    Raises:
+        OutputError: not a .png name, a folder, in a missing folder, or there already and `overwrite` is False.
+    """
+    target, name = Path(path), shown(path)
+    if "\0" in str(path):
+        raise OutputError(f"{name} is not a file name; use one like 'picture.png'")
+    try:
+        if target.is_dir():
+            raise OutputError(f"{name} is a folder; name a file in it, like {shown(target / 'picture.png')}")
+        if target.suffix.lower() != ".png":
+            raise OutputError(f"{name} does not end in .png; pictures are saved as PNG: use {shown(f'{path}.png')}")
+        if not target.parent.is_dir():
+            raise OutputError(f"the folder {shown(target.parent)} is not there; make it first or use another")
+        if not overwrite and target.exists():
+            raise OutputError(f"{name} is there already and is kept; use another name or allow overwriting")
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    return target
+
+
+def save_picture(
+    image: Image.Image, path: str | Path, metadata: Mapping[str, str] | None = None, overwrite: bool = False
+) -> None:
+    """Write a PNG with text chunks. The file appears whole or not at all; an existing one stays unless `overwrite`.
+
+    Args:
+        image: any PIL picture that PNG can hold.
+        path: must end in .png, in a folder that exists.
+        metadata: keyword (1 to 79 Latin characters) -> any text.
+
+    Raises:
+        OutputError: see `check_picture_path`; or the disk refuses.
+    """
+    target = check_picture_path(path, overwrite)
+    chunks = PngImagePlugin.PngInfo()
+    for key, text in (metadata or {}).items():
+        # NUL ends a field inside a chunk; kept, it would cut the text or break the file.
+        chunks.add_itxt(key, text.replace("\0", "\N{REPLACEMENT CHARACTER}"))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=chunks)
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        try:
+            _write_new(partial, buffer.getvalue())
+            if overwrite:
+                partial.replace(target)
+            else:
+                _claim(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise OutputError(f"{shown(path)} is there already and is kept; use another name") from error
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The text chunks of a PNG (prompt, seed, model, ...); empty for other formats. Raises ImageError."""
+    with _header(_file_bytes(path), shown(path)) as image:
+        chunks = {str(key): str(text) for key, text in getattr(image, "text", {}).items()}
+    return chunks
+
+
+def _file_bytes(source: str | Path) -> bytes:
+    name = shown(source)
+    if str(source).lower().startswith(("http:", "https:", "ftp:", "file:", "data:")):
+        raise ImageError(f"{name} is an address; OpenTar reads files only: download the picture and give its path")
+    try:
+        path = Path(source)
+        if path.is_dir():
+            raise ImageError(f"{name} is a folder; give the path of one {_ALLOWED} picture in it")
+        if not path.exists():
+            raise ImageError(f"there is no picture {name}; give the path of a {_ALLOWED} file")
+        # A pipe or a device would block or never end.
+        if not path.is_file():
+            raise ImageError(f"{name} is not an ordinary file; give the path of a {_ALLOWED} picture")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ImageError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB; give a smaller picture")
+        return path.read_bytes()
+    except ImageError:
+        raise
+    except OSError as error:
+        raise ImageError(f"{name} cannot be read ({error.strerror}); check the name and its permissions") from error
+    except ValueError as error:
+        raise ImageError(f"{name} is not a file name; give the path of a {_ALLOWED} picture") from error
+
+
+def _header(content: bytes, name: str) -> Image.Image:
+    """Open without decoding. Pillow's own size check only warns or has a far larger limit; both become one line."""
+    if len(content) > MAX_FILE_BYTES:
+        raise ImageError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB; give a smaller picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} is far over {MAX_PIXELS // 10**6} megapixels; give a smaller picture") from error
+    # Decoders raise nearly anything on hostile bytes; their texts hold addresses and are not passed on.
+    except Exception as error:
+        raise ImageError(f"{name} is not a picture that OpenTar reads; give a {_ALLOWED} file") from error
+
+
+def _checked_rgb(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        limit = MAX_PIXELS // 10**6
+        raise ImageError(f"{name} has {width}x{height} pixels; at most {limit} megapixels are read: make it smaller")
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"{name} has {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed")
+    try:
+        # MPO is a phone's JPEG with a second, smaller copy inside; the first picture is the picture.
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise ImageError(f"{name} is animated; give a single picture, for example one frame saved as PNG")
+        image.load()
+        return _rgb(ImageOps.exif_transpose(image), name)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"{name} is damaged or cut short; get the file again") from error
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        # Pillow's convert("L") clips at 255, which turns a 16-bit picture white.
+        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ImageError(f"{name} holds floating-point values; convert it to 8-bit RGB first")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _claim(partial: Path, target: Path) -> None:
+    """Give `partial` its name unless somebody took it meanwhile; rename alone would overwrite on POSIX."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Some file systems have no hard links: then the exclusive creation is what protects the neighbour's file.
+        _write_new(target, partial.read_bytes())
+
+
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    reason = error.strerror or "it failed"
+    return OutputError(f"cannot write {shown(target)}: {reason}; choose a folder that you may write to, with room left")

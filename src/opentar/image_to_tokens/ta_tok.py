@@ -1,0 +1,178 @@
+"""TA-Tok: pixels -> codes -> features. The encoder, the text-aligned quantizer and the feature decoder in one module.
+
+    pixels -> VisionEncoder -> average-pool by scale -> Linear, Tanh -> in_linear -> nearest codebook row -> codes
+    codes  -> codebook rows -> FeatureDecoder -> features
+
+Shape suffixes: B batch, H height, W width, N codes of the scale, D feature width, C codebook width, K codebook entries.
+Source: arXiv 2506.18898 section 3.1 and the published ta_tok.pth (its names are mapped in published.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from opentar.core.config import from_dict, to_dict
+from opentar.core.errors import ConfigError
+from opentar.core.folder import load_part, save_part, strict_load
+from opentar.image_to_tokens.decoder import DecoderConfig, FeatureDecoder
+from opentar.image_to_tokens.encoder import VisionConfig, VisionEncoder, pool_grid
+from opentar.image_to_tokens.quantizer import Quantized, QuantizerConfig, TextAlignedQuantizer
+from opentar.vocab import Scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class TATokConfig:
+    """The three parts; they must fit each other."""
+
+    vision: VisionConfig
+    """the encoder"""
+    quantizer: QuantizerConfig
+    """the codebook"""
+    decoder: DecoderConfig
+    """the feature decoder"""
+
+    def __post_init__(self) -> None:
+        if self.decoder.input_size != self.quantizer.width:
+            raise ConfigError(
+                f"decoder.input_size {self.decoder.input_size} is not quantizer.width {self.quantizer.width};"
+                " make them equal"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TATokOutput:
+    """Result of a training step."""
+
+    decoded_BND: torch.Tensor
+    """features from the decoder, to be compared with the teacher's"""
+    codes_BN: torch.Tensor
+    """int64"""
+    quantized: Quantized
+    """straight-through rows and the two codebook losses (`quantized.loss` is their weighted sum)"""
+    pooled_BND: torch.Tensor
+    """the encoder's pooled features that were quantized"""
+
+
+class TATok(nn.Module):
+    """Text-aligned tokenizer of pictures."""
+
+    def __init__(self, config: TATokConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.vision.hidden_size
+        self.encoder = VisionEncoder(config.vision)
+        self.encode_task_layer = nn.Sequential(nn.Linear(width, width), nn.Tanh())
+        self.in_linear = nn.Linear(width, config.quantizer.width)
+        self.quantizer = TextAlignedQuantizer(config.quantizer)
+        self.decoder = FeatureDecoder(config.decoder)
+
+    @torch.no_grad()
+    def encode(self, pixels_B3HW: torch.Tensor, scale: Scale) -> torch.Tensor:
+        """Codes of pictures; deterministic, whatever the mode.
+
+        Args:
+            pixels_B3HW: (B, 3, image_size, image_size) float in [-1, 1], any B.
+            scale: one of the three grids.
+
+        Returns:
+            (B, scale.length) int64, codes row by row.
+
+        Raises:
+            ConfigError: pixels of another size, or a scale of another base grid.
+        """
+        return self.encode_scales(pixels_B3HW, (scale,))[0]
+
+    @torch.no_grad()
+    def encode_scales(self, pixels_B3HW: torch.Tensor, scales: tuple[Scale, ...]) -> tuple[torch.Tensor, ...]:
+        """`encode` at several scales for one pass of the encoder: (B, scale.length) int64 for each of `scales`.
+
+        Raises:
+            ConfigError: as `encode`.
+        """
+        self._check_scales(scales)
+        if not len(pixels_B3HW):  # transformers' attention cannot take an empty batch
+            return tuple(torch.zeros(0, scale.length, dtype=torch.int64) for scale in scales)
+        cells_BND = self.encoder(pixels_B3HW)
+        pooled = [pool_grid(cells_BND, scale.pool) for scale in scales]
+        return tuple(self.quantizer.nearest(self.in_linear(self.task_features(feats_BND))) for feats_BND in pooled)
+
+    def decode(self, codes_BN: torch.Tensor) -> torch.Tensor:
+        """Features of codes.
+
+        Args:
+            codes_BN: (B, N) int64, N any square number.
+
+        Returns:
+            (B, N, decoder.output_size) float in the dtype of the weights.
+
+        Raises:
+            ConfigError: a code outside the codebook, or N is not a square number.
+        """
+        return self.decoder(self.quantizer.look_up(codes_BN))
+
+    def features(self, pixels_B3HW: torch.Tensor, scale: Scale) -> torch.Tensor:
+        """The encoder's features pooled to the scale, (B, scale.length, vision.hidden_size), with gradients.
+
+        Raises:
+            ConfigError: as `encode`.
+        """
+        self._check_scales((scale,))
+        return pool_grid(self.encoder(pixels_B3HW), scale.pool)
+
+    def _check_scales(self, scales: tuple[Scale, ...]) -> None:
+        grid = self.config.vision.grid_side
+        for scale in scales:
+            if scale.side != grid // scale.pool:
+                raise ConfigError(
+                    f"scale {scale.index} has {scale.side} cells a side; a grid of side {grid} pooled by {scale.pool}"
+                    f" has {grid // scale.pool}: take the scale from this model's own Vocab"
+                )
+
+    def task_features(self, pooled_BND: torch.Tensor) -> torch.Tensor:
+        """Pooled features after Linear and Tanh, the last ones before the bottleneck; same shape."""
+        return self.encode_task_layer(pooled_BND)
+
+    def codebook(self) -> torch.Tensor:
+        """(K, C) float32 projected table, normalised where the config says so; computed once in eval mode."""
+        return self.quantizer.codebook()
+
+    def forward_train(
+        self, pixels_B3HW: torch.Tensor, scale: Scale, generator: torch.Generator | None = None
+    ) -> TATokOutput:
+        """The whole way with gradients; `generator` drives the stochastic choice and the restarts of codes.
+
+        Raises:
+            ConfigError: as `encode`.
+        """
+        return self.train_from_features(self.features(pixels_B3HW, scale), generator)
+
+    def train_from_features(self, pooled_BND: torch.Tensor, generator: torch.Generator | None = None) -> TATokOutput:
+        """`forward_train` from pooled features that are already there (a frozen encoder's)."""
+        quantized = self.quantizer(self.in_linear(self.task_features(pooled_BND)), generator)
+        return TATokOutput(
+            decoded_BND=self.decoder(quantized.quantized_BNC),
+            codes_BN=quantized.codes_BN,
+            quantized=quantized,
+            pooled_BND=pooled_BND,
+        )
+
+    def save(self, folder: Path, storage: str = "float32", extra: dict[str, bytes] | None = None) -> None:
+        """Write a checkpoint folder (see core/folder.py for storages and errors)."""
+        save_part(folder, to_dict(self.config), self.state_dict(), storage, extra)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> TATok:
+        """The tokenizer of a checkpoint folder, in eval mode.
+
+        Raises:
+            WeightsError: missing, damaged or unfitting files.
+            ConfigError: a config this version does not know.
+        """
+        config, state = load_part(folder)
+        model = cls(from_dict(TATokConfig, config, where=f"{folder}/config.json"))
+        strict_load(model, state, str(folder))
+        return model.eval()

@@ -1,0 +1,65 @@
+"""Our own language folder: one that OpenTar reads with its alphabet, and that also is a plain Qwen2 folder.
+
+config.json holds transformers' fields and, under "opentar", ours; the weights carry Qwen2's own names. Stored as
+float32 or bfloat16 (int8 is OpenTar's own), the folder therefore loads in transformers and in the engines built on
+its format, without remote code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from opentar.core.config import from_dict, to_dict
+from opentar.core.errors import WeightsError
+from opentar.core.folder import load_part, save_part
+from opentar.language.model import LanguageConfig, TarLanguageModel
+from opentar.language.prompt import ChatTemplate, PromptBuilder
+from opentar.language.tokenizer import FILE, SPECIALS, TextTokenizer
+
+
+class Language(NamedTuple):
+    """A model and the builder of its sequences (which holds the tokenizer and the alphabet)."""
+
+    model: TarLanguageModel
+    builder: PromptBuilder
+
+
+def save_language(
+    folder: str | Path, model: TarLanguageModel, builder: PromptBuilder, storage: str = "float32"
+) -> None:
+    """Write weights, config, tokenizer and template. `storage`: float32, bfloat16 or int8 (see core/folder.py)."""
+    config = {
+        **json.loads(model.qwen.config.to_json_string()),
+        "architectures": ["Qwen2ForCausalLM"],
+        "opentar": {"language": to_dict(model.config), "template": to_dict(builder.template)},
+    }
+    extra = {FILE: builder.tokenizer.to_json().encode("utf-8")}
+    save_part(Path(folder), config, model.state(), storage, extra)
+
+
+def load_language(folder: str | Path) -> Language:
+    """Read what `save_language` wrote; weights come back as float32, in eval mode.
+
+    Raises WeightsError for a damaged folder or a tokenizer that does not fit, ConfigError for an unknown key.
+    """
+    folder = Path(folder)
+    data, state = load_part(folder)
+    ours = data.get("opentar")
+    if not isinstance(ours, dict) or not isinstance(ours.get("language"), dict):
+        raise WeightsError(f"{folder} is no OpenTar language folder: its config.json has no opentar.language")
+    config = from_dict(LanguageConfig, ours["language"], "opentar.language")
+    template = from_dict(ChatTemplate, ours.get("template", {}), "opentar.template")
+    tokenizer = TextTokenizer.load(folder)
+    check_tokenizer(config, tokenizer)
+    model = TarLanguageModel.from_state(config, state, where=str(folder))
+    return Language(model, PromptBuilder(tokenizer, config.vocab, template, config.max_length))
+
+
+def check_tokenizer(config: LanguageConfig, tokenizer: TextTokenizer) -> None:
+    """Raise WeightsError unless the tokenizer's ids are those that the model was built for."""
+    expected = (config.text_size, config.pieces, *(config.pieces + place for place in range(len(SPECIALS))))
+    given = (tokenizer.size, tokenizer.pieces, *(tokenizer.special(name) for name in SPECIALS))
+    if given != expected:
+        raise WeightsError(f"{FILE} has (size, pieces, specials) = {given}; the model expects {expected}")

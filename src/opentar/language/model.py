@@ -1,0 +1,313 @@
+"""The language model: transformers' unmodified Qwen2 over the extended alphabet, and the parts of its head we use.
+
+Shapes: B sequences, T positions, S positions seen (cache included), H hidden width, K codes, C codebook width.
+What is added to Qwen2 is only what the alphabet asks for: heads over a part of the rows, code rows that start from the
+image codebook, and a loss that computes the head where something is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.cache_utils import Cache
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
+
+from opentar.core.errors import ConfigError, ModelError, WeightsError
+from opentar.language.prompt import IGNORED
+from opentar.vocab import Vocab
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """Sizes of the language model; the defaults are nano's. Raises ConfigError on sizes that cannot be built."""
+
+    text_size: int
+    """Ids of the text tokenizer, specials included."""
+    codebook_size: int
+    """Codes of the image codebook."""
+    grid_side: int = 12
+    """Rows and columns of the base grid (27 published)."""
+    text_pieces: int | None = None
+    """Ordinary text ids; specials follow from there (<|endoftext|>, <|im_start|>, <|im_end|>). None: text_size - 3."""
+    first_new: int | None = None
+    """Id of <im_start> where it does not follow the text at once."""
+    rows: int | None = None
+    """Rows of the embedding table where it is larger than the alphabet."""
+    hidden: int = 256
+    """Width. A multiple of 256 suits the quantized kernels of other engines."""
+    layers: int = 6
+    """Transformer blocks."""
+    heads: int = 4
+    """Query heads."""
+    kv_heads: int = 4
+    """Key and value heads; divides `heads`."""
+    head_size: int = 64
+    """Width of a head; 64 is the smallest that other engines' CPU kernels take."""
+    mlp: int = 768
+    """Inner width of the gated MLP."""
+    tie: bool = True
+    """Input and output table are one."""
+    rope_theta: float = 10000.0
+    """Base of the rotary positions (1,000,000 published)."""
+    norm_eps: float = 1e-6
+    """Epsilon of RMSNorm."""
+    attention: Literal["eager", "sdpa"] = "eager"
+    """eager trains 1.3 times faster on a CPU at 70 positions; sdpa is the choice for long sequences and GPUs."""
+    max_length: int = 1024
+    """Most positions of a sequence."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers", "heads", "kv_heads", "head_size", "mlp", "max_length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"language.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"language.kv_heads is {self.kv_heads}; it must divide heads = {self.heads}")
+        if self.head_size % 2:
+            raise ConfigError(f"language.head_size is {self.head_size}; rotary positions need an even number")
+        if not 0 < self.pieces <= self.text_size - 3:
+            raise ConfigError(f"language.text_pieces is {self.pieces}; text_size {self.text_size} minus 3 is the most")
+        if self.table_rows < self.vocab.size:
+            raise ConfigError(f"language.rows is {self.table_rows}; the alphabet needs {self.vocab.size}")
+
+    @property
+    def vocab(self) -> Vocab:
+        """The alphabet of these sizes."""
+        return Vocab(
+            text_size=self.text_size,
+            codebook_size=self.codebook_size,
+            grid_side=self.grid_side,
+            first_new=self.first_new,
+        )
+
+    @property
+    def pieces(self) -> int:
+        """Ordinary text ids: 0 .. pieces-1."""
+        return self.text_size - 3 if self.text_pieces is None else self.text_pieces
+
+    @property
+    def padding(self) -> int:
+        """Id of <|endoftext|>, used to fill up batches."""
+        return self.pieces
+
+    @property
+    def end(self) -> int:
+        """Id of <|im_end|>, which ends an answer."""
+        return self.pieces + 2
+
+    @property
+    def table_rows(self) -> int:
+        """Rows of the embedding table."""
+        return self.vocab.size if self.rows is None else self.rows
+
+    def qwen(self) -> Qwen2Config:
+        """The same sizes in transformers' words."""
+        config = Qwen2Config(
+            vocab_size=self.table_rows,
+            hidden_size=self.hidden,
+            intermediate_size=self.mlp,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            head_dim=self.head_size,
+            max_position_embeddings=self.max_length,
+            rms_norm_eps=self.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
+            tie_word_embeddings=self.tie,
+            use_sliding_window=False,
+            bos_token_id=None,
+            eos_token_id=self.end,
+            # A padding id would freeze that row's gradient; padding is masked here instead.
+            pad_token_id=None,
+        )
+        config._attn_implementation = self.attention
+        return config
+
+
+class LossParts(NamedTuple):
+    """Mean cross-entropy (nats per id) over all learned ids, over codes, and over everything else; NaN where none."""
+
+    total: Tensor
+    codes: Tensor
+    text: Tensor
+
+
+class TarLanguageModel(nn.Module):
+    """Qwen2 with one table for words and codes; `qwen` is the plain transformers model."""
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab = config.vocab
+        self.qwen = Qwen2ForCausalLM(config.qwen())
+
+    @classmethod
+    def from_state(
+        cls, config: LanguageConfig, state: Mapping[str, Tensor], where: str = "language"
+    ) -> TarLanguageModel:
+        """Build around existing weights (Qwen2's own names), in their dtype, without initializing anything first.
+
+        The tensors are taken over, not copied: training the model changes them. Starts in eval mode.
+        Raises WeightsError that names missing, unknown and misshapen tensors.
+        """
+        with torch.device("meta"):
+            model = cls(config)
+        state = dict(state)
+        wanted = {name: tuple(tensor.shape) for name, tensor in model.qwen.state_dict().items()}
+        if config.tie:
+            state["lm_head.weight"] = state.get("model.embed_tokens.weight", torch.empty(0))
+        wrong = _difference(wanted, {name: tuple(tensor.shape) for name, tensor in state.items()})
+        if wrong:
+            raise WeightsError(f"{where} does not fit its config: {wrong}")
+        model.qwen.load_state_dict(state, strict=True, assign=True)
+        model.qwen.tie_weights()
+        # Rotary frequencies are computed, not stored, so they are the one thing the meta device leaves empty.
+        model.qwen.model.rotary_emb = Qwen2RotaryEmbedding(model.qwen.config)
+        return model.eval()
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights under Qwen2's own names; a tied head is not repeated."""
+        state = dict(self.qwen.state_dict())
+        if self.config.tie:
+            state.pop("lm_head.weight")
+        return state
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.qwen.model.embed_tokens.weight.device
+
+    def hidden(self, ids_BT: Tensor, real_BS: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Last hidden states after the final norm, (B, T, H).
+
+        ids_BT: int64 ids. real_BS: bool, False on padding at either end, S = cached positions + T; None means that
+        nothing is padding. Positions count real ids only, so a padded batch gives what its rows give alone. With a
+        cache the T new ids are appended to it. Raises ModelError beyond max_length.
+        """
+        past = 0 if cache is None else cache.get_seq_length()
+        seen = past + ids_BT.shape[1]
+        if seen > self.config.max_length:
+            raise ModelError(f"{seen} positions were asked for; this model has {self.config.max_length}")
+        if real_BS is None:
+            positions = torch.arange(past, seen, device=ids_BT.device)[None]
+        else:
+            positions = (real_BS.cumsum(1) - 1).clamp_(min=0)[:, past:]
+        output = self.qwen.model(
+            input_ids=ids_BT,
+            # The dict is transformers' way to take a ready mask; it skips a costly general construction per call.
+            attention_mask={"full_attention": self._mask(real_BS, past, seen)},
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state
+
+    def _mask(self, real_BS: Tensor | None, past: int, seen: int) -> Tensor | None:
+        """Additive mask (B or 1, 1, T, S), or None where the attention needs none."""
+        one_step = seen - past == 1
+        if real_BS is None and (one_step or (past == 0 and self.config.attention == "sdpa")):
+            return None
+        table = self.qwen.model.embed_tokens.weight
+        allowed = torch.ones(seen - past, seen, dtype=torch.bool, device=table.device).tril_(past)[None]
+        if real_BS is not None:
+            allowed = allowed & real_BS[:, None, :]
+        # The smallest number, not -inf: a padding position may see nothing at all, and -inf would make it NaN.
+        smallest = torch.finfo(table.dtype).min
+        return torch.zeros_like(allowed, dtype=table.dtype).masked_fill_(~allowed, smallest)[:, None]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., H) -> (..., rows) over everything."""
+        return functional.linear(hidden, self.qwen.lm_head.weight)
+
+    def code_logits(self, hidden: Tensor) -> Tensor:
+        """(..., H) -> (..., K): only the code rows of the head are computed."""
+        first = self.vocab.first_code
+        return functional.linear(hidden, self.qwen.lm_head.weight[first : self.vocab.size])
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """(..., H) -> (..., text_size) in fp32: text and <|im_end|>; every other control id is -inf."""
+        logits = functional.linear(hidden, self.qwen.lm_head.weight[: self.config.text_size]).float()
+        banned = torch.arange(self.config.text_size, device=logits.device) >= self.config.pieces
+        banned[self.config.end] = False
+        return logits.masked_fill(banned, float("-inf"))
+
+    def loss(self, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
+        """Mean cross-entropy over the labels that are not -100, a scalar in fp32.
+
+        ids (B, T) int64, filled up on the right; labels (B, T) as prompt.py gives them (not shifted). Sequences that
+        are filled up on the right need no mask: what is real never sees what comes after it.
+        """
+        losses, _ = self._losses(ids_BT, labels_BT)
+        return losses.mean()
+
+    def loss_parts(self, ids_BT: Tensor, labels_BT: Tensor) -> LossParts:
+        """`loss` together with its means over codes and over text, for logs and weighting."""
+        losses, said = self._losses(ids_BT, labels_BT)
+        codes = self.vocab.is_code(said)
+        return LossParts(losses.mean(), losses[codes].mean(), losses[~codes].mean())
+
+    def _losses(self, ids_BT: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+        hidden_BTH = self.hidden(ids_BT[:, :-1])
+        next_BT = labels_BT[:, 1:]
+        learned = next_BT != IGNORED
+        said = next_BT[learned]
+        # The head is a third of a nano step over all positions; most positions are given, not learned.
+        logits = self.logits(hidden_BTH[learned])
+        return functional.cross_entropy(logits.float(), said, reduction="none"), said
+
+    @torch.no_grad()
+    def start_code_rows(self, codebook_KC: Tensor) -> str:
+        """Start the code rows of input and output table from the projected codebook; returns what was done.
+
+        Rows are scaled so that their mean norm is the mean norm of the table's text rows. If C = H they are copied.
+        Otherwise an explicit linear map comes first: wider models get a fixed orthonormal embedding (all angles between
+        codes are kept exactly), narrower ones the first H principal directions (the angles kept best by any linear
+        map). Raises ModelError if K is not the codebook's size.
+        """
+        size = self.vocab.codebook_size
+        if codebook_KC.ndim != 2 or codebook_KC.shape[0] != size:
+            raise ModelError(f"the codebook has shape {tuple(codebook_KC.shape)}; this alphabet has {size} codes")
+        rows_KH, note = _to_width(codebook_KC.detach().float().cpu(), self.config.hidden)
+        tables = [self.qwen.model.embed_tokens.weight]
+        if not self.config.tie:
+            tables.append(self.qwen.lm_head.weight)
+        for table in tables:
+            typical = table[: self.config.pieces].float().norm(dim=1).mean().cpu()
+            scaled = rows_KH * (typical / rows_KH.norm(dim=1).mean().clamp(min=1e-12))
+            table[self.vocab.first_code : self.vocab.size] = scaled.to(table)
+        return f"code rows started from the codebook: {note}"
+
+
+def _to_width(codebook_KC: Tensor, width: int) -> tuple[Tensor, str]:
+    given = codebook_KC.shape[1]
+    if given == width:
+        return codebook_KC, f"copied, both {width} wide"
+    if given < width:
+        generator = torch.Generator().manual_seed(0)
+        basis_HC, _ = torch.linalg.qr(torch.randn(width, given, generator=generator))
+        return codebook_KC @ basis_HC.T, f"{given} -> {width} by a fixed orthonormal map, angles kept"
+    gram_CC = codebook_KC.T @ codebook_KC
+    _, directions_CC = torch.linalg.eigh(gram_CC)
+    kept_CH = directions_CC[:, -width:]
+    rows_KH = codebook_KC @ kept_CH
+    share = float(rows_KH.square().sum() / codebook_KC.square().sum())
+    return rows_KH, f"{given} -> {width} by principal directions, {share:.0%} of the squared length kept"
+
+
+def _difference(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
+    """Readable difference of two name -> shape tables, empty if they agree."""
+    parts = []
+    if missing := sorted(set(wanted) - set(given)):
+        parts.append(f"missing {', '.join(missing[:3])} ({len(missing)} in all)")
+    if unknown := sorted(set(given) - set(wanted)):
+        parts.append(f"unknown {', '.join(unknown[:3])} ({len(unknown)} in all)")
+    for name in sorted(set(wanted) & set(given)):
+        if wanted[name] != given[name]:
+            parts.append(f"{name} has shape {given[name]}, expected {wanted[name]}")
+            break
+    return "; ".join(parts)

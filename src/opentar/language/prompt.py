@@ -1,0 +1,252 @@
+"""The only builder of sequences: training, reading, drawing, editing and evaluation all come through here.
+
+Form (Qwen2.5's chat form; `{}` marks where text goes, everything else is ids)::
+
+    [<|im_start|>system\\n{system}<|im_end|>\\n]                       only if the template has a system text
+    <|im_start|>user\\n{text}<|im_end|>\\n<|im_start|>assistant\\n       then the answer, then <|im_end|>
+
+    draw    user: text                                  assistant: <im_start><S_k> codes <im_end>
+    read    user: codes \\n [codes \\n ...] question      assistant: text      (bare codes: no boundary, no scale)
+    edit    user: codes \\n text                         assistant: <im_start><S_k> codes <im_end>
+    text    user: text                                  assistant: text
+
+A part between two control ids is encoded as one string ("user\\n" with the text that follows), as the published
+tokenizer does, so ids agree with published models. Labels are -100 on everything the model is given and the ids
+themselves on everything it must say: words, scale token, codes, <im_end>, <|im_end|>.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from opentar.core.errors import ConfigError, PromptError
+from opentar.language.tokenizer import END_OF_TEXT, TURN_END, TURN_START, TextTokenizer
+from opentar.vocab import Scale, Vocab
+
+IGNORED = -100
+"""Label of a position that is not learned (PyTorch's own convention)."""
+CHARACTERS_PER_TOKEN = 64
+"""A text longer than the limit times this is refused unencoded: encoding 50 MB only to refuse it would cost seconds."""
+
+Role = Literal["system", "user", "assistant"]
+Codes = Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTemplate:
+    """What stands before the user's turn."""
+
+    system: str | None = None
+    """System text; None (nano) leaves the system turn out."""
+
+
+PUBLISHED_TEMPLATE = ChatTemplate(system="You are a helpful assistant.")
+"""What the published models were trained with."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture given to be read: its codes stand bare."""
+
+    codes: Codes
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture spelled as an answer: <im_start><S_k> codes <im_end>."""
+
+    codes: Codes
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation: who speaks, and texts and pictures in order."""
+
+    role: Role
+    parts: tuple[str | Shown | Drawn, ...]
+
+
+class PromptBuilder:
+    """Builds ids, and labels beside them, from texts and codes. Holds no state but its three parts and the limit."""
+
+    def __init__(
+        self, tokenizer: TextTokenizer, vocab: Vocab, template: ChatTemplate | None = None, limit: int = 2048
+    ) -> None:
+        """`limit`: most ids of a whole sequence, the answer included (the model's positions)."""
+        if tokenizer.size != vocab.text_size:
+            raise ConfigError(f"the tokenizer has {tokenizer.size} ids and the vocab expects {vocab.text_size}")
+        self.tokenizer = tokenizer
+        self.vocab = vocab
+        self.template = template or ChatTemplate()
+        self.limit = limit
+        self.padding = tokenizer.special(END_OF_TEXT)
+        self._open = tokenizer.special(TURN_START)
+        self._close = tokenizer.special(TURN_END)
+
+    # Prefixes: what the model is given before it answers.
+
+    def draw(self, text: str, scale: Scale) -> list[int]:
+        """Prefix that ends in <im_start><S_k>; codes follow. Raises PromptError for an empty or too long text."""
+        return self._drawing_prefix((self._text(text, "prompt"),), scale)
+
+    def unconditional(self, scale: Scale, pictures: Sequence[Codes] = ()) -> list[int]:
+        """`draw` (or, with pictures, `edit`) with its text left out: the other side of guidance."""
+        return self._drawing_prefix(self._given(pictures, ""), scale)
+
+    def edit(self, pictures: Sequence[Codes], text: str, scale: Scale) -> list[int]:
+        """Prefix for picture(s) and text -> picture. Pictures are lists of codes, each of any scale."""
+        return self._drawing_prefix(self._given(pictures, self._text(text, "prompt")), scale)
+
+    def read(self, pictures: Sequence[Codes], question: str) -> list[int]:
+        """Prefix for picture(s) and question -> text. Raises PromptError if no picture is given."""
+        if not pictures:
+            raise PromptError("no picture was given to read; give at least one")
+        return self.conversation([Turn("user", self._given(pictures, self._text(question, "question")))])
+
+    def text(self, text: str) -> list[int]:
+        """Prefix for text -> text."""
+        return self.conversation([Turn("user", (self._text(text, "prompt"),))])
+
+    def conversation(self, turns: Sequence[Turn]) -> list[int]:
+        """Prefix of any conversation, the assistant's turn opened. A leading system turn replaces the template's."""
+        return self._build(turns, opened=True)[0]
+
+    # Training sequences: (ids, labels) of equal length, labels not shifted.
+
+    def train_draw(self, text: str | None, codes: Codes) -> tuple[list[int], list[int]]:
+        """text -> picture; `text` None trains the unconditional side that guidance needs."""
+        given = "" if text is None else self._text(text, "prompt")
+        return self._example((given,), Drawn(codes))
+
+    def train_edit(self, pictures: Sequence[Codes], text: str | None, codes: Codes) -> tuple[list[int], list[int]]:
+        """picture(s) and text -> picture; `text` None as in `train_draw`."""
+        given = "" if text is None else self._text(text, "prompt")
+        return self._example(self._given(pictures, given), Drawn(codes))
+
+    def train_read(self, pictures: Sequence[Codes], question: str, answer: str) -> tuple[list[int], list[int]]:
+        """picture(s) and question -> text."""
+        given = self._given(pictures, self._text(question, "question"))
+        return self._example(given, self._text(answer, "answer"))
+
+    def train_text(self, text: str, answer: str) -> tuple[list[int], list[int]]:
+        """text -> text."""
+        return self._example((self._text(text, "prompt"),), self._text(answer, "answer"))
+
+    def train_conversation(self, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
+        """Any conversation; every assistant turn is learned."""
+        return self._build(turns, opened=False)
+
+    def answer(self, text: str) -> list[int]:
+        """Ids of a possible answer without its end: what `choice_scores` compares."""
+        return self.tokenizer.encode(self._text(text, "answer"))
+
+    def _example(self, given: tuple[str | Shown, ...], answer: str | Drawn) -> tuple[list[int], list[int]]:
+        return self._build([Turn("user", given), Turn("assistant", (answer,))], opened=False)
+
+    def _drawing_prefix(self, given: tuple[str | Shown, ...], scale: Scale) -> list[int]:
+        ids = self._build([Turn("user", given)], opened=True)[0]
+        ids += [self.vocab.image_start, self.vocab.scale_token(scale.index)]
+        # Codes, <im_end> and <|im_end|> are still to come and need their positions.
+        self._check_length(len(ids) + scale.length + 2)
+        return ids
+
+    def _build(self, turns: Sequence[Turn], opened: bool) -> tuple[list[int], list[int]]:
+        writer = _Writer(self)
+        turns = list(turns)
+        if self.template.system is not None and not (turns and turns[0].role == "system"):
+            turns.insert(0, Turn("system", (self.template.system,)))
+        for place, turn in enumerate(turns):
+            # The line end after the last answer would never be read by anything: generation stops at <|im_end|>.
+            writer.turn(turn, last=not opened and place == len(turns) - 1)
+        if opened:
+            writer.control(self._open, said=False)
+            writer.words("assistant\n")
+            writer.flush(said=False)
+        self._check_length(len(writer.ids))
+        return writer.ids, writer.labels
+
+    def _given(self, pictures: Sequence[Codes], text: str) -> tuple[str | Shown, ...]:
+        """Pictures, each followed by a line end, then the text."""
+        parts: list[str | Shown] = []
+        for codes in pictures:
+            parts += [Shown(codes), "\n"]
+        return (*parts, text)
+
+    def _text(self, text: object, what: str) -> str:
+        if not isinstance(text, str):
+            raise PromptError(f"the {what} is {type(text).__name__}, not text; give a string")
+        if not text.strip():
+            raise PromptError(f"the {what} is empty; write at least one word")
+        return self._checked(text, what)
+
+    def _checked(self, text: str, what: str) -> str:
+        if "\0" in text:
+            raise PromptError(f"the {what} holds a NUL character at position {text.index(chr(0))}; remove it")
+        most = self.limit * CHARACTERS_PER_TOKEN
+        if len(text) > most:
+            raise PromptError(f"the {what} is {len(text)} characters long; at most {most} are read, shorten it")
+        return text
+
+    def _check_length(self, length: int) -> None:
+        if length > self.limit:
+            raise PromptError(
+                f"prompt and answer need {length} tokens; this model has {self.limit}, shorten the prompt"
+            )
+
+
+class _Writer:
+    """Grows ids and labels together. Words wait until a control id or a code comes, so that they are encoded as one."""
+
+    def __init__(self, builder: PromptBuilder) -> None:
+        self.builder = builder
+        self.ids: list[int] = []
+        self.labels: list[int] = []
+        self._waiting = ""
+
+    def words(self, text: str) -> None:
+        self._waiting += text
+
+    def flush(self, said: bool) -> None:
+        if self._waiting:
+            self._put(self.builder.tokenizer.encode(self._waiting), said)
+        self._waiting = ""
+
+    def control(self, number: int, said: bool) -> None:
+        self.flush(said)
+        self._put([number], said)
+
+    def turn(self, turn: Turn, last: bool) -> None:
+        """One whole turn. Raises PromptError for an unknown role."""
+        if turn.role not in ("system", "user", "assistant"):
+            raise PromptError(f"role {turn.role!r} does not exist; allowed are system, user and assistant")
+        said = turn.role == "assistant"
+        self.control(self.builder._open, said=False)
+        self.words(f"{turn.role}\n")
+        if said:
+            # The head is given, the answer is learned: encoding them apart keeps training and generation alike.
+            self.flush(said=False)
+        for part in turn.parts:
+            self._part(part, said)
+        self.control(self.builder._close, said)
+        if not last:
+            self.words("\n")
+            self.flush(said=False)
+
+    def _part(self, part: str | Shown | Drawn, said: bool) -> None:
+        if isinstance(part, str):
+            self.words(self.builder._checked(part, "text"))
+            return
+        vocab = self.builder.vocab
+        codes = [int(code) for code in part.codes]
+        scale = vocab.scale_of_length(len(codes))
+        tokens = [vocab.code_token(code) for code in codes]
+        if isinstance(part, Drawn):
+            tokens = [vocab.image_start, vocab.scale_token(scale.index), *tokens, vocab.image_end]
+        self.flush(said)
+        self._put(tokens, said)
+
+    def _put(self, ids: list[int], said: bool) -> None:
+        self.ids += ids
+        self.labels += ids if said else [IGNORED] * len(ids)

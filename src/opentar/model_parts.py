@@ -1,0 +1,98 @@
+"""The parts of one model folder, each loaded when it is first needed and kept: start-up costs only what is used."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from opentar import model_folder
+from opentar.core.device import resolve_device
+from opentar.core.errors import ModelError, WeightsError
+from opentar.core.folder import folder_hash
+from opentar.vocab import Vocab
+
+if TYPE_CHECKING:
+    from opentar.image_to_tokens.ta_tok import TATok
+    from opentar.language.folder import Language
+    from opentar.tokens_to_image.detokenizer import Detokenizer
+
+
+class ModelParts:
+    """Config, alphabet and parts of a model folder.
+
+    Args:
+        folder: as `model_folder` describes it.
+        device: "cpu", "cuda", "mps" or None for the best there is.
+
+    Raises:
+        WeightsError, ConfigError, ModelError: the folder is damaged or no model.
+    """
+
+    def __init__(self, folder: Path, *, device: str | None = None) -> None:
+        self.folder = Path(folder)
+        self.config = model_folder.read_config(self.folder)
+        self.hash = folder_hash(self.folder)
+        self.device = resolve_device(device)
+        self._detokenizers: dict[str, Detokenizer] = {}
+
+    @cached_property
+    def vocab(self) -> Vocab:
+        """The alphabet: ids of words and codes, and the three grids."""
+        return model_folder.read_vocab(self.folder)
+
+    @cached_property
+    def ta_tok(self) -> "TATok":
+        """Picture <-> codes <-> features. Raises WeightsError when it does not fit the language part."""
+        from opentar.image_to_tokens.ta_tok import TATok
+
+        ta_tok = TATok.from_folder(self.folder / "ta_tok")
+        own = (ta_tok.config.quantizer.codebook_size, ta_tok.config.vision.grid_side)
+        spoken = (self.vocab.codebook_size, self.vocab.grid_side)
+        if own != spoken:
+            raise WeightsError(
+                f"ta_tok has {own[0]} codes on a grid of side {own[1]}, the language part {spoken[0]} and {spoken[1]}; "
+                "put parts together that were trained together"
+            )
+        return ta_tok.to(self.device)
+
+    @cached_property
+    def language(self) -> "Language":
+        """Tokens -> tokens: the language model and the builder of its sequences."""
+        from opentar.language.folder import load_language
+
+        language = load_language(self.folder / "language")
+        language.model.to(self.device)
+        return language
+
+    def detokenizer(self, name: str) -> "Detokenizer":
+        """The de-tokenizer "diffusion" or "ar". Raises ModelError for one that the model has not or cannot feed."""
+        part = model_folder.detok_part(self.config, name)
+        if name not in self._detokenizers:
+            from opentar.tokens_to_image.detokenizer import load_detokenizer
+
+            detokenizer = load_detokenizer(self.folder / part)
+            width = self.ta_tok.config.decoder.output_size
+            if detokenizer.feature_size != width:
+                raise ModelError(
+                    f"{part} takes features of width {detokenizer.feature_size}, ta_tok gives {width}; "
+                    "put parts together that were trained together"
+                )
+            if isinstance(detokenizer, nn.Module):
+                detokenizer.to(self.device)
+            self._detokenizers[name] = detokenizer
+        return self._detokenizers[name]
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The word each row of the codebook comes from; empty where the model does not say.
+
+        Raises:
+            WeightsError: the list has another length than the codebook.
+        """
+        words = model_folder.read_words(self.folder)
+        if words and len(words) != self.vocab.codebook_size:
+            raise WeightsError(
+                f"ta_tok/words.txt has {len(words)} lines for {self.vocab.codebook_size} codes; copy the model again"
+            )
+        return words

@@ -1,0 +1,347 @@
+"""The autoregressive de-tokenizer: features as a prefix, then the codes of a picture one after the other.
+
+The arithmetic is that of the published ar_dtok files (LlamaGen-style): RMSNorm before attention and MLP, SwiGLU,
+learned absolute positions added once, no rotation. The prefix holds T projected features at positions 0..T-1, code i
+sits at position T + i (shorter prefixes use the first rows of the table) and is predicted by the position before it.
+Without a condition the features are zero, so the prefix is the projection's bias.
+
+Legend: B batch, N features, D feature width, M codes given, L codes of a picture, P positions, W model width, V codes
+in the codebook, H heads, E head width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opentar.core.config import from_dict, to_dict
+from opentar.core.errors import ConfigError, ModelError
+from opentar.core.folder import atomic_folder, load_part, save_part, strict_load
+from opentar.nn.sampling import check_sampling, generators, guide, sample
+from opentar.tokens_to_image.detokenizer import (
+    Callback,
+    check_guidance,
+    grid_side,
+    read_settings,
+    write_settings,
+)
+from opentar.tokens_to_image.vqgan import VQGAN, LatentVQ
+
+
+@dataclass(frozen=True, kw_only=True)
+class ARConfig:
+    """Shape of an :class:`ARTransformer` and how it samples; the defaults are the nano model's."""
+
+    feature_size: int = 256
+    """Width of the features it is conditioned on."""
+    prefix: int = 144
+    """Longest prefix of features."""
+    codes: int = 256
+    """Codes of one picture, a square number."""
+    codebook_size: int = 2048
+    """Entries of the picture codebook."""
+    hidden_size: int = 256
+    """Width of the tokens."""
+    layers: int = 4
+    """Transformer blocks."""
+    heads: int = 4
+    """Attention heads."""
+    mlp_size: int = 768
+    """Hidden width of the SwiGLU."""
+    norm_eps: float = 1e-5
+    """Added to the mean square in RMSNorm."""
+    attention: Literal["matmul", "sdpa"] = "matmul"
+    """Plain softmax(QK)V (trains faster on a CPU), or torch's fused kernel, for whole sequences; single steps are
+    always plain."""
+    guidance: float = 2.0
+    """Guidance when the caller names none."""
+    temperature: float = 0.8
+    """Sampling temperature when the caller names none."""
+    top_k: int = 0
+    """Codes kept when the caller names no number; 0 keeps all."""
+    top_p: float = 0.9
+    """Nucleus when the caller names none; 1 is off."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.heads:
+            raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
+        if self.codes < 1 or math.isqrt(self.codes) ** 2 != self.codes:
+            raise ConfigError(f"codes {self.codes} is not a square number; a picture is a square grid of codes")
+        if self.prefix < 1:
+            raise ConfigError(f"prefix {self.prefix} must be at least 1")
+        check_sampling(self.temperature, self.top_k, self.top_p)
+        check_guidance(self.guidance)
+
+    @property
+    def positions(self) -> int:
+        """Rows of the position table: the last code is never an input."""
+        return self.prefix + self.codes - 1
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in float32, cast back, then the weight."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+
+
+class Cache:
+    """Keys and values of every layer, allocated once for the whole picture."""
+
+    def __init__(self, config: ARConfig, batch: int, positions: int, like: Tensor) -> None:
+        shape = (config.layers, 2, batch, config.heads, positions, config.hidden_size // config.heads)
+        self.store = like.new_empty(shape)
+        self.filled = 0
+
+    def put(self, layer: int, key_BHPE: Tensor, value_BHPE: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new positions of a layer and return all keys and values so far."""
+        end = self.filled + key_BHPE.shape[2]
+        self.store[layer, 0, :, :, self.filled : end] = key_BHPE
+        self.store[layer, 1, :, :, self.filled : end] = value_BHPE
+        return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
+
+
+class ARBlock(nn.Module):
+    """Causal attention and SwiGLU, each behind an RMSNorm."""
+
+    def __init__(self, config: ARConfig, index: int) -> None:
+        super().__init__()
+        self.config = config
+        self.index = index
+        width = config.hidden_size
+        self.attention_norm = RMSNorm(width, config.norm_eps)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.attention_out = nn.Linear(width, width, bias=False)
+        self.mlp_norm = RMSNorm(width, config.norm_eps)
+        self.mlp_gate = nn.Linear(width, config.mlp_size, bias=False)
+        self.mlp_up = nn.Linear(width, config.mlp_size, bias=False)
+        self.mlp_down = nn.Linear(config.mlp_size, width, bias=False)
+
+    def forward(self, x_BPW: Tensor, cache: Cache | None) -> Tensor:
+        query, key, value = self.qkv(self.attention_norm(x_BPW)).unflatten(-1, (3, self.config.heads, -1)).unbind(2)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        # Only the first call of a cache is longer than one position, so "causal" never needs an offset.
+        if cache is not None:
+            key, value = cache.put(self.index, key, value)
+        mixed_BHPE = _attend(query, key, value, causal=x_BPW.shape[1] > 1, fused=self.config.attention == "sdpa")
+        x_BPW = x_BPW + self.attention_out(mixed_BHPE.transpose(1, 2).flatten(2))
+        hidden = self.mlp_norm(x_BPW)
+        return x_BPW + self.mlp_down(F.silu(self.mlp_gate(hidden)) * self.mlp_up(hidden))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, fused: bool) -> Tensor:
+    if causal and fused:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if causal:
+        length = query.shape[2]
+        later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+        scores = scores.masked_fill(later, float("-inf"))
+    return scores.softmax(-1, dtype=scores.dtype) @ value
+
+
+class ARTransformer(nn.Module):
+    """Next code of a picture, given features and the codes so far."""
+
+    def __init__(self, config: ARConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.positions = nn.Parameter(torch.randn(config.positions, width) * 0.02)
+        self.features_in = nn.Linear(config.feature_size, width)
+        self.codes_in = nn.Embedding(config.codebook_size, width)
+        self.blocks = nn.ModuleList([ARBlock(config, index) for index in range(config.layers)])
+        self.norm = RMSNorm(width, config.norm_eps)
+        self.logits = nn.Linear(width, config.codebook_size, bias=False)
+        for name, weight in self.named_parameters():
+            if name.endswith(("attention_out.weight", "mlp_down.weight")):
+                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * config.layers))
+            elif weight.ndim == 2 and not name.startswith("features_in"):
+                nn.init.normal_(weight, std=0.02)
+
+    def prefix(self, features_BND: Tensor, dropped_B: Tensor | None = None) -> Tensor:
+        """Projected features (B, N, W); where `dropped_B` is True those of zero features, "no condition".
+
+        Raises:
+            ModelError: features of another width, not a square grid, or more than the prefix holds.
+        """
+        side = grid_side(features_BND, self.config.feature_size)
+        if side * side > self.config.prefix:
+            raise ModelError(f"{side * side} features a picture; this de-tokenizer takes at most {self.config.prefix}")
+        if dropped_B is not None:
+            features_BND = features_BND.masked_fill(dropped_B.view(-1, 1, 1), 0.0)
+        return self.features_in(features_BND)
+
+    def forward(self, features_BND: Tensor, codes_BM: Tensor, dropped_B: Tensor | None = None) -> Tensor:
+        """Logits (B, M + 1, V) of codes 0..M, given codes 0..M-1 (int64, B x M, M below `codes`)."""
+        prefix_BNW = self.prefix(features_BND, dropped_B)
+        inputs_BPW = torch.cat([prefix_BNW, self.codes_in(codes_BM).to(prefix_BNW)], dim=1)
+        return self._run(inputs_BPW, None, first=features_BND.shape[1] - 1)
+
+    def step(self, inputs_BPW: Tensor, cache: Cache) -> Tensor:
+        """Logits (B, V) after the last of the new inputs: the whole prefix first, then one embedded code a call."""
+        logits_B1V = self._run(inputs_BPW, cache, first=inputs_BPW.shape[1] - 1)
+        cache.filled += inputs_BPW.shape[1]
+        return logits_B1V[:, -1]
+
+    def _run(self, x_BPW: Tensor, cache: Cache | None, first: int) -> Tensor:
+        start = 0 if cache is None else cache.filled
+        x_BPW = x_BPW + self.positions[start : start + x_BPW.shape[1]]
+        for block in self.blocks:
+            x_BPW = block(x_BPW, cache)
+        return self.logits(self.norm(x_BPW[:, first:]))
+
+    def loss(self, features_BND: Tensor, codes_BL: Tensor, *, dropped_B: Tensor | None = None) -> Tensor:
+        """Teacher-forced cross-entropy of all L codes, a float32 scalar (ln of the codebook size at the start).
+
+        Args:
+            features_BND: features; all pictures of a batch share one grid.
+            codes_BL: int64, all codes of each picture.
+            dropped_B: bool, True where the picture learns without its condition (about one in ten, for guidance).
+        """
+        logits_BLV = self(features_BND, codes_BL[:, :-1], dropped_B)
+        return F.cross_entropy(logits_BLV.flatten(0, 1).float(), codes_BL.flatten())
+
+    def save(self, folder: str | Path, storage: str = "float32") -> None:
+        """Write config.json, model.safetensors and manifest.json into `folder`."""
+        save_part(Path(folder), to_dict(self.config), self.state_dict(), storage)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> ARTransformer:
+        """Read what ``save`` wrote, in eval mode. Raises WeightsError or ConfigError."""
+        config, state = load_part(Path(folder))
+        model = cls(from_dict(ARConfig, config, where=f"{folder}/config.json"))
+        strict_load(model, state, str(folder))
+        return model.eval()
+
+
+@torch.no_grad()
+def sample_codes(
+    model: ARTransformer,
+    features_BND: Tensor,
+    *,
+    seed: int | Sequence[int] = 0,
+    guidance: float | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    callback: Callback | None = None,
+    canvas: VQGAN | LatentVQ | None = None,
+) -> Tensor:
+    """Codes int64 (B, L) of features (B, N, D), drawn one after the other with a cache.
+
+    Args: as in :class:`opentar.tokens_to_image.detokenizer.Detokenizer`; temperature 0 takes the likeliest code;
+    `canvas` makes the callback's previews and is needed only with a callback.
+    """
+    config = model.config
+    guidance = check_guidance(config.guidance if guidance is None else guidance)
+    temperature = config.temperature if temperature is None else temperature
+    top_k = config.top_k if top_k is None else top_k
+    top_p = config.top_p if top_p is None else top_p
+    check_sampling(temperature, top_k, top_p)
+    sources = generators(seed, len(features_BND))
+    inputs_BPW = model.prefix(features_BND)
+    if guidance > 1:
+        inputs_BPW = torch.cat([inputs_BPW, model.prefix(torch.zeros_like(features_BND))])
+    cache = Cache(config, len(inputs_BPW), inputs_BPW.shape[1] + config.codes - 1, inputs_BPW)
+    codes_BL = torch.zeros(len(features_BND), config.codes, dtype=torch.int64, device=inputs_BPW.device)
+    for index in range(config.codes):
+        logits_BV = model.step(inputs_BPW, cache).float()
+        if guidance > 1:
+            with_BV, without_BV = logits_BV.chunk(2)
+            logits_BV = guide(with_BV, without_BV, guidance)
+        codes_BL[:, index] = sample(logits_BV, temperature, top_k, top_p, sources)
+        inputs_BPW = model.codes_in(codes_BL[:, index : index + 1]).to(inputs_BPW)
+        inputs_BPW = inputs_BPW.repeat(2, 1, 1) if guidance > 1 else inputs_BPW
+        if callback is not None and canvas is not None:
+            callback(index + 1, config.codes, partial(_preview, canvas, codes_BL, index + 1))
+    return codes_BL
+
+
+def _preview(canvas: VQGAN | LatentVQ, codes_BL: Tensor, done: int) -> Tensor:
+    """Pixels with the codes not drawn yet as copies of the last one."""
+    shown_BL = torch.cat([codes_BL[:, :done], codes_BL[:, done - 1 : done].expand(-1, codes_BL.shape[1] - done)], dim=1)
+    return canvas.decode_codes(shown_BL)
+
+
+class ARDetokenizer(nn.Module):
+    """AR transformer and the canvas its codes are painted on: features to pixels. See the ``Detokenizer`` protocol."""
+
+    def __init__(self, transformer: ARTransformer, canvas: VQGAN | LatentVQ) -> None:
+        super().__init__()
+        if transformer.config.codebook_size != canvas.codebook_size:
+            raise ConfigError(
+                f"the transformer spells {transformer.config.codebook_size} codes, the canvas knows "
+                f"{canvas.codebook_size}; use parts that were trained together"
+            )
+        self.transformer = transformer
+        self.canvas = canvas
+        self.eval()
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures."""
+        return math.isqrt(self.transformer.config.codes) * self.canvas.factor
+
+    @property
+    def feature_size(self) -> int:
+        """Width of the features."""
+        return self.transformer.config.feature_size
+
+    @torch.no_grad()
+    def decode(
+        self,
+        features_BND: Tensor,
+        *,
+        seed: int | Sequence[int] = 0,
+        guidance: float | None = None,
+        steps: int | None = None,
+        callback: Callback | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Tensor:
+        """Features to pixels float32 (B, 3, H, W) in [0, 1], as the ``Detokenizer`` protocol says.
+
+        The number of steps is the number of codes; ConfigError when another is asked for.
+        """
+        if steps is not None and steps != self.transformer.config.codes:
+            raise ConfigError(
+                f"steps is {steps}; the AR de-tokenizer draws {self.transformer.config.codes} codes: leave it out"
+            )
+        codes_BL = sample_codes(
+            self.transformer, features_BND, seed=seed, guidance=guidance, temperature=temperature,
+            top_k=top_k, top_p=top_p, callback=callback, canvas=self.canvas,
+        )  # fmt: skip
+        return self.canvas.decode_codes(codes_BL)
+
+    def save(self, folder: str | Path, storage: str = "float32") -> None:
+        """Write transformer/, canvas/, config.json and manifest.json, all or nothing."""
+        with atomic_folder(Path(folder)) as stage:
+            self.transformer.save(stage / "transformer", storage)
+            self.canvas.save(stage / "canvas", storage)
+            write_settings(stage, "ar", {"canvas": "vqgan" if isinstance(self.canvas, VQGAN) else "latent"})
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> ARDetokenizer:
+        """Read what ``save`` wrote. Raises WeightsError, ModelError or ConfigError."""
+        folder = Path(folder)
+        kind = read_settings(folder, "ar").get("canvas")
+        if kind not in ("vqgan", "latent"):
+            raise ModelError(f"{folder} names the canvas {kind!r}; 'vqgan' and 'latent' are known")
+        canvas = (VQGAN if kind == "vqgan" else LatentVQ).from_folder(folder / "canvas")
+        return cls(ARTransformer.from_folder(folder / "transformer"), canvas)

@@ -1,0 +1,286 @@
+"""The published diffusion de-tokenizer: a diffusers SANA folder, conditioned on features in place of a text.
+
+diffusers keeps the transformer, the DC-AE and the scheduler; the loop here is ours, because the pipeline class wants a
+text encoder, one number of condition tokens and 1024 pixels. The folder's text encoder is neither loaded nor written.
+
+Legend: B batch, N features, D feature width, C latent channels, h w latent grid.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opentar.core.config import from_dict, to_dict
+from opentar.core.errors import ConfigError, ModelError, WeightsError, shown
+from opentar.core.folder import MANIFEST, atomic_folder, read_config, verify
+from opentar.nn.sampling import generators, guide, noise
+from opentar.tokens_to_image.detokenizer import Callback, check_guidance, check_steps, grid_side, write_settings
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderDC, SanaTransformer2DModel, SchedulerMixin
+
+_NEGATIVE = "negative_prompt_embeds.pth"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SanaConfig:
+    """How a SANA folder is run."""
+
+    image_size: int | None = None
+    """Side of the pictures; None takes what the transformer was trained at."""
+    steps: int = 20
+    """Scheduler steps when the caller names none."""
+    guidance: float = 1.0
+    """Guidance when the caller names none; 1 needs no second run of the transformer."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the transformer; its weights and the features are always rounded to bfloat16 first, as the authors
+    publish and run them. The autoencoder always runs in float32."""
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 1:
+            raise ConfigError(f"image_size {self.image_size} must be at least 1")
+        check_steps(self.steps)
+        check_guidance(self.guidance)
+
+
+class SanaDetokenizer(nn.Module):
+    """SANA transformer, scheduler and DC-AE: features to pixels. See the ``Detokenizer`` protocol.
+
+    Args:
+        config: how to run it.
+        transformer: predicts from noisy latents and features.
+        vae: latents to pixels.
+        scheduler: its settings; every picture gets a fresh copy, because schedulers remember.
+        negative_LD: float (L, D), the features of "no condition"; None forbids guidance.
+    """
+
+    negative_LD: Tensor | None
+
+    def __init__(
+        self,
+        config: SanaConfig,
+        transformer: SanaTransformer2DModel,
+        vae: AutoencoderDC,
+        scheduler: SchedulerMixin,
+        negative_LD: Tensor | None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer: Any = transformer
+        self.vae: Any = vae
+        self.scheduler: Any = scheduler
+        self.register_buffer("negative_LD", negative_LD, persistent=False)
+        self.eval()
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of one latent."""
+        return 2 ** (len(self.vae.config.encoder_block_out_channels) - 1)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures when the caller names none."""
+        return self.config.image_size or self.transformer.config.sample_size * self.factor
+
+    @property
+    def feature_size(self) -> int:
+        """Width of the features."""
+        return self.transformer.config.caption_channels
+
+    @torch.no_grad()
+    def decode(
+        self,
+        features_BND: Tensor,
+        *,
+        seed: int | Sequence[int] = 0,
+        guidance: float | None = None,
+        steps: int | None = None,
+        callback: Callback | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> Tensor:
+        """Features to pixels float32 (B, 3, height, width) in [0, 1], as the ``Detokenizer`` protocol says.
+
+        `height` and `width` are multiples of `factor`; None takes `image_size`. ConfigError otherwise.
+        """
+        size = tuple(self.image_size if side is None else side for side in (height, width))
+        if any(side < self.factor or side % self.factor for side in size):
+            raise ConfigError(f"a picture of {size[0]} x {size[1]} px; both sides must be multiples of {self.factor}")
+        shape = (self.transformer.config.in_channels, size[0] // self.factor, size[1] // self.factor)
+        latents_BChw = noise(generators(seed, len(features_BND)), shape)
+        return self.pixels(self.denoise(features_BND, latents_BChw, guidance, steps, callback))
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        features_BND: Tensor,
+        latents_BChw: Tensor,
+        guidance: float | None = None,
+        steps: int | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Clean latents float32 (B, C, h, w) from noise of that shape; the other arguments as in ``decode``."""
+        steps = check_steps(self.config.steps if steps is None else steps)
+        guidance = check_guidance(self.config.guidance if guidance is None else guidance)
+        grid_side(features_BND, self.feature_size)
+        device, dtype = self.transformer.device, self.transformer.dtype
+        # The reference holds features in bfloat16, whatever the arithmetic; not rounding them moves latents by 5e-4.
+        condition = features_BND.to(device, torch.bfloat16).float()
+        if guidance > 1:
+            negative_ND = self._negative(condition.shape[1]).to(device, torch.bfloat16).float()
+            condition = torch.cat([negative_ND.expand_as(condition), condition])
+        condition = condition.to(dtype)
+        mask = torch.ones(condition.shape[:2], dtype=dtype, device=device)
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler.set_timesteps(steps, device=device)
+        latents_BChw = latents_BChw.to(device, torch.float32)
+        repeats = 2 if guidance > 1 else 1
+        for done, time in enumerate(scheduler.timesteps, start=1):
+            guess = self.transformer(
+                latents_BChw.repeat(repeats, 1, 1, 1).to(dtype),
+                encoder_hidden_states=condition,
+                encoder_attention_mask=mask,
+                timestep=time.expand(len(condition)) * self.transformer.config.timestep_scale,
+                return_dict=False,
+            )[0].float()
+            if guidance > 1:
+                without, given = guess.chunk(2)
+                guess = guide(given, without, guidance)
+            # Some SANA transformers also predict a variance, which the solvers do not use.
+            guess = guess[:, : latents_BChw.shape[1]]
+            latents_BChw = scheduler.step(guess, time, latents_BChw, return_dict=False)[0]
+            if callback is not None:
+                callback(done, len(scheduler.timesteps), partial(self.pixels, latents_BChw))
+        return latents_BChw
+
+    @torch.no_grad()
+    def pixels(self, latents_BChw: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to pixels float32 (B, 3, h * factor, w * factor) clamped to [0, 1]."""
+        scaled = (latents_BChw / self.vae.config.scaling_factor).to(self.vae.dtype)
+        return (self.vae.decode(scaled, return_dict=False)[0].float() * 0.5 + 0.5).clamp(0, 1)
+
+    def _negative(self, count: int) -> Tensor:
+        """The negative features at `count` places: resized as a grid where both are squares, else cropped."""
+        if self.negative_LD is None:
+            raise ConfigError(f"this SANA folder has no {_NEGATIVE}, so guidance must be 1")
+        length = len(self.negative_LD)
+        if length == count:
+            return self.negative_LD
+        warnings.warn(
+            f"the negative features are {length} long and the picture has {count} codes: they were fitted to it",
+            stacklevel=3,
+        )
+        side, wanted = math.isqrt(length), math.isqrt(count)
+        if side * side == length and wanted * wanted == count:
+            grid_1Dss = self.negative_LD.float().T.unflatten(1, (side, side))[None]
+            resized = F.interpolate(grid_1Dss, (wanted, wanted), mode="bilinear", antialias=True, align_corners=False)
+            return resized[0].flatten(1).T
+        if length > count:
+            return self.negative_LD[:count]
+        return F.interpolate(self.negative_LD.float().T[None], count, mode="linear", align_corners=False)[0].T
+
+    def save(self, folder: str | Path) -> None:
+        """Write a diffusers folder of the three parts and the negative features, all or nothing; no text encoder."""
+        import diffusers
+
+        index = {
+            "_class_name": "SanaPipeline",
+            "_diffusers_version": diffusers.__version__,
+            "scheduler": ["diffusers", type(self.scheduler).__name__],
+            "text_encoder": [None, None],
+            "tokenizer": [None, None],
+            "transformer": ["diffusers", type(self.transformer).__name__],
+            "vae": ["diffusers", type(self.vae).__name__],
+        }
+        with atomic_folder(Path(folder)) as stage:
+            for name in ("transformer", "vae"):
+                getattr(self, name).save_pretrained(stage / name, safe_serialization=True)
+            self.scheduler.save_pretrained(stage / "scheduler")
+            (stage / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            if self.negative_LD is not None:
+                torch.save(self.negative_LD.cpu().clone(), stage / _NEGATIVE)
+            write_settings(stage, "sana", to_dict(self.config))
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, config: SanaConfig | None = None) -> SanaDetokenizer:
+        """Read a SANA folder, as published or as ``save`` wrote it.
+
+        Args:
+            folder: holds transformer/, vae/, scheduler/ and, for guidance, negative_prompt_embeds.pth.
+            config: how to run it; None takes the folder's own settings, if ``save`` wrote it, or the defaults.
+
+        Raises:
+            ModelError: diffusers is not installed.
+            WeightsError: a part is missing, damaged or of another class.
+        """
+        folder = Path(folder)
+        if (folder / MANIFEST).is_file():
+            verify(folder)
+        if config is None:
+            stored = read_config(folder) if (folder / "config.json").is_file() else {"kind": "sana"}
+            if stored.pop("kind", None) != "sana":
+                raise ModelError(f"{shown(folder)} is no SANA folder: its config.json names another kind of model")
+            config = from_dict(SanaConfig, stored, where=f"{folder}/config.json")
+        return cls(config, *_parts(folder, getattr(torch, config.dtype)))
+
+
+def _parts(folder: Path, dtype: torch.dtype) -> tuple[Any, Any, Any, Tensor | None]:
+    """Transformer, autoencoder, scheduler and negative features of a folder."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ModelError("SANA folders need diffusers; install it with: pip install 'opentar[published]'") from error
+    index = _read_json(folder, "model_index.json")
+    loaded = []
+    for name, part_dtype in (("transformer", torch.bfloat16), ("vae", torch.float32), ("scheduler", None)):
+        kind = index.get(name, [None, None])[1]
+        allowed = {"transformer": ("SanaTransformer2DModel",), "vae": ("AutoencoderDC",)}.get(name)
+        known = isinstance(kind, str) and (kind in allowed if allowed else kind.endswith("Scheduler"))
+        if not known or not hasattr(diffusers, kind):
+            raise WeightsError(f"{folder}/model_index.json names {shown(kind)} as {name}; a SANA folder is needed")
+        options = {} if part_dtype is None else {"torch_dtype": part_dtype, "use_safetensors": True}
+        try:
+            loaded.append(getattr(diffusers, kind).from_pretrained(folder / name, local_files_only=True, **options))
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            reason = str(error).split("\n")[0][:160]
+            raise WeightsError(f"{folder / name} cannot be loaded ({reason}); get the folder again") from error
+    # The base class's: diffusers' own override warns about a list of modules that is empty here.
+    nn.Module.to(loaded[0], dtype)
+    return loaded[0], loaded[1], loaded[2], _read_negative(folder / _NEGATIVE, loaded[0].config.caption_channels)
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON mapping inside a folder of others. Raises WeightsError."""
+    try:
+        content = json.loads((folder / name).read_bytes())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder / name} is missing or no JSON; give a whole SANA folder") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{folder / name} is not a mapping; give a whole SANA folder")
+    return content
+
+
+def _read_negative(path: Path, width: int) -> Tensor | None:
+    if not path.is_file():
+        return None
+    try:
+        table = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"{path} cannot be read as one tensor; get it again") from error
+    if isinstance(table, Tensor) and table.ndim == 3 and len(table) == 1:
+        table = table[0]
+    if not isinstance(table, Tensor) or table.ndim != 2 or table.shape[1] != width or not len(table):
+        raise WeightsError(f"{path} must hold one tensor (length, {width}); get it again")
+    return table.float()

@@ -1,0 +1,212 @@
+"""The one training loop: accelerate, deterministic steps, resumable, logged, and stopped cleanly by a signal."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from opentar.core.config import to_dict
+from opentar.core.device import has_bf16_cpu
+from opentar.core.errors import ConfigError, DataError
+from opentar.train import checkpoint
+from opentar.train.journal import Journal
+from opentar.train.stage import LoopSettings, Stage, feed
+
+MOST_BAD_STEPS = 5
+"""Losses in a row that may be NaN or infinite before the run stops; such steps change nothing."""
+
+
+class Interrupted(Exception):
+    """A signal asked the loop to stop; the step under way was finished and saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}; the same command goes on from here")
+        self.exit_code = 128 + number
+
+
+def rate_at(settings: LoopSettings, step: int) -> float:
+    """Share of the peak learning rate at `step`: linear warm-up, then a cosine to `final_fraction`."""
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return settings.final_fraction + (1 - settings.final_fraction) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def make_optimizer(stage: Stage, module: nn.Module) -> torch.optim.AdamW:
+    """Fused AdamW; decay on matrices only, ten times the rate on the stage's fast parameters."""
+    settings = stage.settings
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            fast = any(fragment in name for fragment in stage.fast_parameters())
+            groups.setdefault((fast, parameter.ndim >= 2), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": settings.learning_rate * (10 if fast else 1),
+                "peak": settings.learning_rate * (10 if fast else 1),
+                "weight_decay": settings.weight_decay if matrix and not fast else 0.0,
+            }
+            for (fast, matrix), parameters in sorted(groups.items())
+        ],
+        betas=(0.9, settings.beta2),
+        fused=True,
+    )
+
+
+class Loop:
+    """Runs one stage to its end inside `folder`, from the newest checkpoint there if one exists."""
+
+    def __init__(self, stage: Stage, folder: Path, *, workers: int = 1, quiet: bool = False) -> None:
+        self.stage, self.folder, self.settings, self.workers = stage, folder, stage.settings, workers
+        self.journal = Journal(folder, stage.name, stage.settings.steps, quiet=quiet)
+        self.stop_signal = 0
+        self.bad = 0
+
+    def run(self) -> dict[str, float]:
+        """Train to the last step; returns the final scores.
+
+        Raises: Interrupted after SIGINT/SIGTERM (state saved), DataError when losses stay NaN.
+        """
+        self.accelerator = Accelerator(mixed_precision="bf16" if self._bf16() else "no")
+        torch.manual_seed(self.settings.seed)
+        module = self.stage.module()
+        optimizer = make_optimizer(self.stage, module)
+        step, ema = self._resume(module, optimizer)
+        prepared, optimizer = self.accelerator.prepare(module, optimizer)
+        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self._steps(module, prepared, optimizer, ema, step)
+            return self._finish(module, ema)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            self.journal.close()
+
+    def _bf16(self) -> bool:
+        return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else has_bf16_cpu()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.stop_signal = number
+
+    def _resume(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[int, dict[str, torch.Tensor] | None]:
+        ema = None
+        if self.settings.ema_decay:
+            ema = {key: value.detach().clone() for key, value in module.state_dict().items()}
+        found = checkpoint.newest_whole(self.folder / "checkpoints", self.journal.say)
+        if found is None:
+            return 0, ema
+        meta, state = found
+        if meta["settings"] != to_dict(self.settings):
+            raise ConfigError(
+                f"{self.folder} holds a run of stage {self.stage.name} with other settings; "
+                "give the settings it was started with, or another --out folder"
+            )
+        module.load_state_dict(checkpoint.part(state, "model"))
+        checkpoint.restore_optimizer(optimizer, checkpoint.part(state, "optim"))
+        self.journal.say(f"resumed at step {meta['step']}")
+        return meta["step"], (checkpoint.part(state, "ema") if ema is not None else None)
+
+    def _steps(
+        self, module: nn.Module, prepared: nn.Module, optimizer: Any, ema: dict[str, torch.Tensor] | None, start: int
+    ) -> None:
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.bad, began = 0, time.perf_counter()
+        module.train()
+        with closing(feed(self.stage, start, self.workers, rank, world)) as batches:
+            for step, batch in enumerate(batches, start=start):
+                numbers = self._step(module, prepared, optimizer, batch, step)
+                if not self.bad:
+                    self._average(module, ema, step)
+                if step % self.settings.log_every == 0 or step + 1 == self.settings.steps:
+                    rate = (step + 1 - start) * self.settings.batch_size / (time.perf_counter() - began)
+                    self.journal.row(
+                        step, {key: float(value) for key, value in numbers.items()} | {"samples_per_s": rate}
+                    )
+                self._between(module, optimizer, ema, step + 1)
+
+    def _step(
+        self, module: nn.Module, prepared: nn.Module, optimizer: Any, batch: dict[str, torch.Tensor], step: int
+    ) -> dict[str, Any]:
+        """One optimizer step; a loss that is not finite changes nothing, too many of them in a row raise DataError."""
+        accelerator, settings = self.accelerator, self.settings
+        # Every random draw of a step follows from (seed, step): no generator state has to survive a restart.
+        torch.manual_seed(settings.seed * 1_000_003 + step * 31 + accelerator.process_index)
+        self.stage.before_step(module, step)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate_at(settings, step)
+        loss, metrics = prepared({key: value.to(accelerator.device) for key, value in batch.items()})
+        self.bad = 0 if math.isfinite(loss.item()) else self.bad + 1
+        if self.bad > MOST_BAD_STEPS:
+            raise DataError(
+                f"stage {self.stage.name}: the loss was not finite for {self.bad} steps in a row up to step {step}; "
+                "lower learning_rate, then start again from the last checkpoint"
+            )
+        if self.bad:
+            return {"loss": loss.item(), **metrics}
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(module.parameters(), settings.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return {"loss": loss.item(), **metrics, "grad_norm": norm}
+
+    def _average(self, module: nn.Module, ema: dict[str, torch.Tensor] | None, step: int) -> None:
+        if ema is None:
+            return
+        decay = min(self.settings.ema_decay, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for key, value in module.state_dict().items():
+                if value.is_floating_point():
+                    ema[key].lerp_(value, 1 - decay)
+                else:
+                    ema[key].copy_(value)
+
+    def _between(self, module: nn.Module, optimizer: Any, ema: dict[str, torch.Tensor] | None, done: int) -> None:
+        """Checkpoint, samples and scores between two steps; raises Interrupted once a signal came."""
+        last = done == self.settings.steps
+        if self.accelerator.is_main_process and (done % self.settings.save_every == 0 or last or self.stop_signal):
+            meta = {"stage": self.stage.name, "settings": to_dict(self.settings)}
+            checkpoint.save_checkpoint(self.folder / "checkpoints", done, module, optimizer, ema, meta)
+        if self.stop_signal:
+            raise Interrupted(self.stop_signal)
+        if done % self.settings.sample_every == 0 and not last:
+            self._look(module, ema, done)
+
+    def _look(self, module: nn.Module, ema: dict[str, torch.Tensor] | None, done: int) -> dict[str, float]:
+        """Samples and held-out scores with the weights that would be kept."""
+        kept = {key: value.clone() for key, value in module.state_dict().items()} if ema is not None else None
+        if ema is not None:
+            module.load_state_dict(ema)
+        module.eval()
+        with torch.inference_mode():
+            folder = self.folder / "samples"
+            folder.mkdir(parents=True, exist_ok=True)
+            self.stage.samples(module, folder, done)
+            scores = self.stage.scores(module)
+        if kept is not None:
+            module.load_state_dict(kept)
+        module.train()
+        self.journal.row(done, {f"score/{key}": value for key, value in scores.items()})
+        return scores
+
+    def _finish(self, module: nn.Module, ema: dict[str, torch.Tensor] | None) -> dict[str, float]:
+        scores = self._look(module, ema, self.settings.steps)
+        if ema is not None:
+            module.load_state_dict(ema)
+        module.eval()
+        self.stage.finish(module, self.folder / "result")
+        (self.folder / "scores.json").write_text(json.dumps(scores, indent=1))
+        return scores

@@ -1,0 +1,118 @@
+"""Autoencoder: 128 px pictures to 16x16x4 latents and back, the canvas of both nano de-tokenizers.
+
+Loss: 5 MSE + L1 + L1 of the pixel gradients, object cells weighted up, plus two gentle hands on the latents: noise, so
+that the decoder forgives a de-tokenizer's small errors, and a pull towards unit variance a channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from opentar.data.sheet import contact_sheet
+from opentar.data.spec import SceneSpec
+from opentar.tokens_to_image.autoencoder import Autoencoder, AutoencoderConfig
+from opentar.train.stage import LoopSettings, Stage
+from opentar.train.stages.pictures import ScenePictures, to_pictures, to_unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderSettings:
+    """The autoencoder's recipe."""
+
+    loop: LoopSettings
+    model: AutoencoderConfig
+    mosaic_share: float = 0.4
+    object_weight: float = 3.0
+    """Weight of pixels inside an object's box; 1 elsewhere."""
+    latent_noise: float = 0.1
+    """Standard deviation of the noise on latents of unit variance while training."""
+    latent_pull: float = 0.01
+    """Weight of the pull towards mean 0 and variance 1."""
+
+
+class AutoencoderModule(nn.Module):
+    """The autoencoder with its loss."""
+
+    def __init__(self, settings: AutoencoderSettings) -> None:
+        super().__init__()
+        self.model = Autoencoder(settings.model)
+        self.recipe = settings
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        pixels = to_unit(batch["pixels"])
+        latents = self.model.encode(pixels)
+        flat = latents.float().transpose(0, 1).flatten(1)
+        pull = flat.mean(1).square().mean() + (flat.var(1) - 1).square().mean()
+        noisy = latents + self.recipe.latent_noise * torch.randn(latents.shape).to(latents)
+        made = self.model.decode(noisy).float()
+        weight = 1 + (self.recipe.object_weight - 1) * batch["inside"].unsqueeze(1)
+        error = (made - pixels) * weight
+        down, right = made.diff(dim=2) - pixels.diff(dim=2), made.diff(dim=3) - pixels.diff(dim=3)
+        edges = (down.abs() * weight[:, :, 1:]).mean() + (right.abs() * weight[:, :, :, 1:]).mean()
+        squared = ((made - pixels).square() * weight).mean()
+        loss = 5 * squared + error.abs().mean() + edges + self.recipe.latent_pull * pull
+        mse = (made.detach() - pixels).square().mean()
+        return loss, {"psnr": 10 * torch.log10(4 / mse), "edges": edges.detach(), "pull": pull.detach()}
+
+
+class AutoencoderStage(Stage):
+    """See the module docstring."""
+
+    name = "autoencoder"
+
+    def __init__(self, settings: AutoencoderSettings) -> None:
+        self.recipe, self.settings = settings, settings.loop
+        self.source = ScenePictures(mosaic_share=settings.mosaic_share)
+
+    def module(self) -> nn.Module:
+        return AutoencoderModule(self.recipe)
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+        specs = self.source.specs(rng, size)
+        return {"pixels": self.source.pixels(specs, self.recipe.model.image_size), "inside": box_masks(specs)}
+
+    def scores(self, module: nn.Module) -> dict[str, float]:
+        assert isinstance(module, AutoencoderModule)
+        scores = {}
+        for prefix, sprites in (("", "train"), ("style_", "val")):
+            source = ScenePictures(split="val" if sprites == "train" else "train", sprites=sprites)
+            specs = source.specs(np.random.default_rng(11), max(2, self.settings.score_size // 3))
+            pixels, inside = source.pixels(specs, self.recipe.model.image_size), box_masks(specs)
+            squared = torch.cat(
+                [(module.model(to_unit(part))[0].clamp(-1, 1) - to_unit(part)).square() for part in pixels.split(32)]
+            ).mean(1)
+            scores[f"{prefix}psnr"] = float((10 * torch.log10(4 / squared.mean((1, 2)).clamp(min=1e-8))).mean())
+            boxed = (squared * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+            scores[f"{prefix}psnr_box"] = float((10 * torch.log10(4 / boxed.clamp(min=1e-8))).mean())
+        return scores
+
+    def samples(self, module: nn.Module, folder: Path, step: int) -> None:
+        assert isinstance(module, AutoencoderModule)
+        source = ScenePictures(split="val")
+        pixels = to_unit(source.pixels(source.specs(np.random.default_rng(5), 16), self.recipe.model.image_size))
+        made = module.model(pixels)[0]
+        pairs = [picture for pair in zip(to_pictures(pixels), to_pictures(made), strict=True) for picture in pair]
+        contact_sheet(pairs, ["given", "made"] * 16, 8).save(folder / f"step-{step:07d}.png")
+
+    def finish(self, module: nn.Module, folder: Path) -> None:
+        """Fit the latent scale on training pictures, then save."""
+        assert isinstance(module, AutoencoderModule)
+        source = ScenePictures(mosaic_share=0.3)
+        with torch.inference_mode():
+            module.model.fit_scale(to_unit(source.pixels(source.specs(np.random.default_rng(3), 512), 128)))
+        module.model.save(folder / "autoencoder")
+
+
+def box_masks(specs: list[SceneSpec], size: int = 128) -> torch.Tensor:
+    """float32 (B, size, size): 1 inside the box of any object."""
+    masks = np.zeros((len(specs), size, size), np.float32)
+    for mask, spec in zip(masks, specs, strict=True):
+        for item in spec.objects:
+            x0, y0, x1, y1 = item.box
+            mask[y0:y1, x0:x1] = 1
+    return torch.from_numpy(masks)

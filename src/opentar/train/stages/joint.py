@@ -1,0 +1,177 @@
+"""Joint training: one language model learns to draw, to read, to answer and to speak, with one loss.
+
+Samples come from corpora of codes. A reading sample is a short conversation about one picture, so that its codes are
+paid for once and several answers are learned from them; yes and no stand in equal number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from opentar.core.folder import strict_load
+from opentar.data.captions import caption, plain
+from opentar.data.palette import COLOURS
+from opentar.data.questions import QA, describe, questions
+from opentar.data.spec import SceneSpec
+from opentar.image_to_tokens.ta_tok import TATok
+from opentar.language.folder import save_language
+from opentar.language.generate import draw_codes, generate_text
+from opentar.language.model import LanguageConfig, TarLanguageModel
+from opentar.language.prompt import PromptBuilder, Shown, Turn
+from opentar.language.tokenizer import TextTokenizer
+from opentar.train.corpus import Corpus, spell
+from opentar.train.stage import LoopSettings, Stage
+from opentar.train.stages.heads import DenseHeads
+from opentar.train.stages.pictures import ScenePictures
+from opentar.train.stages.text import LanguageModule, TextTasks, pad_batch
+
+Example = tuple[list[int], list[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointSettings:
+    """The recipe of joint training."""
+
+    loop: LoopSettings
+    model: LanguageConfig
+    task_shares: tuple[float, float, float] = (0.55, 0.4, 0.05)
+    """Share of samples that draw, read, and turn text into text."""
+    scale_shares: tuple[float, ...] = (0.02, 0.23, 0.75)
+    """How often a batch is spelled at each scale index; 144 codes are slow and mostly repeat what 36 say."""
+    chinese: float = 0.25
+    """Share of samples in Chinese; the rest is English."""
+    unconditional: float = 0.08
+    """Share of drawings that learn without their text, for guidance."""
+    answers: int = 3
+    """Questions about one picture in a row."""
+    draw_corpus: float = 0.5
+    """Share of reading samples from the corpus of the drawing style; the rest comes from all styles."""
+    text_weight: float = 0.5
+    """Weight of the mean text loss beside the mean code loss."""
+    caption_share: float = 0.6
+    """Of text -> text samples, the share made from captions."""
+
+
+class JointStage(Stage):
+    """See the module docstring. `corpora`: the drawing style's first, all styles' second."""
+
+    name = "joint"
+
+    def __init__(
+        self,
+        settings: JointSettings,
+        corpora: Sequence[Corpus],
+        tokenizer: TextTokenizer,
+        ta_tok: TATok,
+        heads: DenseHeads,
+        start: dict[str, torch.Tensor] | None,
+    ) -> None:
+        self.recipe, self.settings, self.corpora = settings, settings.loop, corpora
+        self.ta_tok, self.heads, self.start = ta_tok, heads, start
+        self.prompts = PromptBuilder(tokenizer, settings.model.vocab, limit=settings.model.max_length)
+        self.texts = TextTasks(settings.caption_share, 0.03)
+
+    def module(self) -> nn.Module:
+        model = TarLanguageModel(self.recipe.model)
+        if self.start is not None:
+            tied = {"lm_head.weight": self.start["model.embed_tokens.weight"]} if self.recipe.model.tie else {}
+            strict_load(model.qwen, {**self.start, **tied}, "the text stage")
+        model.start_code_rows(self.ta_tok.codebook())
+        return LanguageModule(model, self.recipe.text_weight)
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+        scale = int(rng.choice(3, p=self.recipe.scale_shares))
+        examples = [self._example(rng, scale) for _ in range(size)]
+        return pad_batch(examples, self.prompts.padding)
+
+    def _example(self, rng: np.random.Generator, scale: int) -> Example:
+        lang = "zh" if rng.random() < self.recipe.chinese else "en"
+        task = int(rng.choice(3, p=self.recipe.task_shares))
+        if task == 2:
+            return self.prompts.train_text(*self.texts.sample(rng))
+        corpus = self.corpora[0 if task == 0 or rng.random() < self.recipe.draw_corpus else 1]
+        index = int(rng.integers(len(corpus.specs)))
+        codes, spec = corpus.codes[scale][index].tolist(), corpus.specs[index]
+        if task == 0:
+            text_or_none = None if rng.random() < self.recipe.unconditional else caption(spec, lang, rng)
+            return self.prompts.train_draw(text_or_none, codes)
+        return self.prompts.train_conversation(conversation(codes, self._asked(spec, lang, rng)))
+
+    def _asked(self, spec: SceneSpec, lang: str, rng: np.random.Generator) -> list[QA]:
+        asked = [*questions(spec, lang, rng), describe(spec, lang, rng)]
+        order = rng.permutation(len(asked))[: self.recipe.answers]
+        return [asked[place] for place in order]
+
+    def scores(self, module: nn.Module) -> dict[str, float]:
+        assert isinstance(module, LanguageModule)
+        return {**self._drawing_scores(module.model), **self._reading_scores(module.model)}
+
+    def _drawing_scores(self, model: TarLanguageModel) -> dict[str, float]:
+        """Draw held-out scenes and read the codes back with the teacher's heads: names, and names with colours."""
+        scores, scale = {}, model.vocab.scale(1)
+        styles = sorted({item.style for item in self.corpora[0].specs[0].objects})
+        for kind in ("single", "colour", "two"):
+            source = ScenePictures(split="val", styles=styles, kinds=[kind])
+            specs = source.specs(np.random.default_rng(9), max(2, self.settings.score_size // 8))
+            prompts = [self.prompts.draw(plain(spec, "en"), scale) for spec in specs]
+            codes = draw_codes(model, prompts, scale, seeds=list(range(len(specs))), temperature=0.7, top_p=0.9)
+            right = [
+                said_right(self.heads, self.ta_tok.decode(row[None]), spec)
+                for row, spec in zip(codes, specs, strict=True)
+            ]
+            scores[f"draw_{kind}"] = float(np.mean(right))
+        return scores
+
+    def _reading_scores(self, model: TarLanguageModel) -> dict[str, float]:
+        """Exact answers to questions about held-out scenes, by kind."""
+        source, rng = ScenePictures(split="val"), np.random.default_rng(9)
+        specs = source.specs(rng, max(2, self.settings.score_size // 3))
+        codes = spell(specs, source, self.ta_tok, None, model.vocab.scales)["codes1"].tolist()
+        asked = [(row, qa) for row, spec in zip(codes, specs, strict=True) for qa in self._asked(spec, "en", rng)]
+        right: dict[str, list[bool]] = {}
+        for start in range(0, len(asked), 64):
+            part = asked[start : start + 64]
+            said = generate_text(model, [self.prompts.read([row], qa.question) for row, qa in part], max_new_tokens=40)
+            for (_, qa), ids in zip(part, said, strict=True):
+                right.setdefault(qa.kind, []).append(self.prompts.tokenizer.decode(ids).strip() == qa.answer)
+        return {f"read_{kind}": float(np.mean(values)) for kind, values in sorted(right.items())}
+
+    def samples(self, module: nn.Module, folder: Path, step: int) -> None:
+        assert isinstance(module, LanguageModule)
+        source = ScenePictures(split="val")
+        specs = source.specs(np.random.default_rng(3), 12)
+        codes = spell(specs, source, self.ta_tok, None, module.model.vocab.scales)["codes1"].tolist()
+        said = generate_text(
+            module.model, [self.prompts.read([row], "Describe the picture.") for row in codes], max_new_tokens=40
+        )
+        lines = [
+            f"{plain(spec, 'en')}  ->  {self.prompts.tokenizer.decode(ids)}\n"
+            for spec, ids in zip(specs, said, strict=True)
+        ]
+        (folder / f"step-{step:07d}.txt").write_text("".join(lines), encoding="utf-8")
+
+    def finish(self, module: nn.Module, folder: Path) -> None:
+        assert isinstance(module, LanguageModule)
+        save_language(folder / "language", module.model, self.prompts)
+
+
+def conversation(codes: Sequence[int], asked: Sequence[QA]) -> list[Turn]:
+    """One picture and several questions about it; the picture stands before the first question only."""
+    turns = []
+    for place, qa in enumerate(asked):
+        parts = (Shown(codes), "\n" + qa.question) if place == 0 else (qa.question,)
+        turns += [Turn("user", parts), Turn("assistant", (qa.answer,))]
+    return turns
+
+
+def said_right(heads: DenseHeads, feats_1ND: torch.Tensor, spec: SceneSpec) -> bool:
+    """Whether the frozen heads find the scene's names and colours among the strongest cells, each object anywhere."""
+    found = heads.names(feats_1ND)
+    wanted = {(item.concept, COLOURS.index(item.colour) if item.colour else None) for item in spec.objects}
+    return all(any(name == concept and colour in (None, hue) for name, hue in found) for concept, colour in wanted)

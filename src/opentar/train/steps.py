@@ -1,0 +1,152 @@
+"""The stages of the nano model: what each needs, the score that opens the way on, and how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from opentar.core.folder import load_part, strict_load
+from opentar.image_to_tokens.ta_tok import TATok
+from opentar.tokens_to_image.autoencoder import Autoencoder
+from opentar.tokens_to_image.vqgan import LatentVQ
+from opentar.train.bundle import bundle
+from opentar.train.corpus import Corpus, CorpusSettings, read_corpus, write_corpus
+from opentar.train.loop import Loop
+from opentar.train.recipes import Recipe
+from opentar.train.stage import Gate, Stage
+from opentar.train.stages.ar import ARStage
+from opentar.train.stages.autoencoder import AutoencoderStage
+from opentar.train.stages.flow import FlowStage
+from opentar.train.stages.heads import DenseHeads
+from opentar.train.stages.joint import JointStage
+from opentar.train.stages.latent_vq import LatentVQStage
+from opentar.train.stages.ta_tok import TATokStage, vocab_of
+from opentar.train.stages.teacher import TeacherStage
+from opentar.train.stages.text import TextStage, build_tokenizer
+from opentar.train.words import concept_embeddings
+
+Run = Callable[[Recipe, Path, bool], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage in the order of a run."""
+
+    run: Run
+    """Trains into `run folder / stage name`, from the recipe; returns the final scores."""
+    needs: tuple[str, ...] = ()
+    """Stages that must have ended."""
+    gates: tuple[Gate, ...] = ()
+    """Scores this stage must reach before others build on it."""
+    weight: int = 0
+    """Of stages that are ready at once, the heavier starts first: it has the longer way to the end behind it."""
+
+    def refusal(self, name: str, scores: dict[str, float], gated: bool) -> str | None:
+        """Why nothing may build on these scores, or None."""
+        texts = [gate.check(name, scores) for gate in self.gates] if gated else []
+        return next((text for text in texts if text), None)
+
+
+def looped(build: Callable[[Recipe, Path], Stage]) -> Run:
+    """A step that is one training loop over the stage that `build(recipe, run folder)` makes."""
+
+    def run(recipe: Recipe, out: Path, quiet: bool) -> dict[str, float]:
+        stage = build(recipe, out)
+        return Loop(stage, out / stage.name, quiet=quiet).run()
+
+    return run
+
+
+def ta_tok_of(out: Path) -> TATok:
+    """The trained tokenizer of a run."""
+    return TATok.from_folder(out / "ta_tok" / "result" / "ta_tok")
+
+
+def autoencoder_of(out: Path) -> Autoencoder:
+    """The trained autoencoder of a run."""
+    return Autoencoder.from_folder(out / "autoencoder" / "result" / "autoencoder")
+
+
+def canvas_of(out: Path) -> LatentVQ:
+    """The picture codes of a run."""
+    return LatentVQ.from_folder(out / "latent_vq" / "result" / "canvas")
+
+
+def corpora_of(recipe: Recipe, out: Path) -> list[Corpus]:
+    """Both corpora of a run, the drawing style's first."""
+    return [read_corpus(out / "corpus_draw", recipe.corpus_draw), read_corpus(out / "corpus_all", recipe.corpus_all)]
+
+
+def spelled(name: str, settings: Callable[[Recipe], CorpusSettings]) -> Run:
+    """A step that writes one corpus."""
+
+    def run(recipe: Recipe, out: Path, quiet: bool) -> dict[str, float]:
+        ta_tok = ta_tok_of(out)
+        scales = vocab_of(ta_tok.config).scales
+        return write_corpus(out / name, settings(recipe), ta_tok, autoencoder_of(out), scales, quiet=quiet)
+
+    return run
+
+
+def text_stage(recipe: Recipe, out: Path) -> TextStage:
+    """Text pre-training, after its tokenizer was made."""
+    return TextStage(recipe.text, build_tokenizer(out / "text" / "tokenizer", recipe.text.model.text_size))
+
+
+def joint_stage(recipe: Recipe, out: Path) -> JointStage:
+    """Joint training, from the text model, the corpora, the tokenizer's codebook and the teacher's heads."""
+    tokenizer = build_tokenizer(out / "text" / "tokenizer", recipe.text.model.text_size)
+    start = load_part(out / "text" / "result" / "language")[1]
+    heads = DenseHeads(recipe.teacher.vision.hidden_size, concept_embeddings())
+    strict_load(heads, load_part(out / "teacher" / "result" / "heads")[1], "the teacher's heads")
+    return JointStage(recipe.joint, corpora_of(recipe, out), tokenizer, ta_tok_of(out), heads, start)
+
+
+STEPS: dict[str, Step] = {
+    "teacher": Step(
+        run=looped(lambda recipe, out: TeacherStage(recipe.teacher)), gates=(Gate("scene_p1", 0.6),), weight=9
+    ),
+    "ta_tok": Step(
+        run=looped(lambda recipe, out: TATokStage(recipe.ta_tok, out / "teacher" / "result")),
+        needs=("teacher",),
+        gates=(Gate("scene_s1", 0.5),),
+        weight=8,
+    ),
+    "autoencoder": Step(
+        run=looped(lambda recipe, out: AutoencoderStage(recipe.autoencoder)), gates=(Gate("psnr", 24.0),), weight=5
+    ),
+    "latent_vq": Step(
+        run=looped(lambda recipe, out: LatentVQStage(recipe.latent_vq, autoencoder_of(out))),
+        needs=("autoencoder",),
+        gates=(Gate("psnr", 22.0),),
+        weight=1,
+    ),
+    "text": Step(run=looped(text_stage), weight=4),
+    "corpus_draw": Step(
+        run=spelled("corpus_draw", lambda recipe: recipe.corpus_draw), needs=("ta_tok", "autoencoder"), weight=7
+    ),
+    "corpus_all": Step(
+        run=spelled("corpus_all", lambda recipe: recipe.corpus_all), needs=("ta_tok", "autoencoder"), weight=7
+    ),
+    "joint": Step(
+        run=looped(joint_stage),
+        needs=("text", "corpus_draw", "corpus_all"),
+        gates=(Gate("draw_single", 0.4), Gate("read_presence", 0.7)),
+        weight=6,
+    ),
+    "flow": Step(
+        run=looped(
+            lambda recipe, out: FlowStage(recipe.flow, corpora_of(recipe, out), ta_tok_of(out), autoencoder_of(out))
+        ),
+        needs=("corpus_draw", "corpus_all"),
+        gates=(Gate("psnr_s1", 15.0),),
+        weight=5,
+    ),
+    "ar": Step(
+        run=looped(lambda recipe, out: ARStage(recipe.ar, corpora_of(recipe, out), ta_tok_of(out), canvas_of(out))),
+        needs=("corpus_draw", "corpus_all", "latent_vq"),
+        weight=3,
+    ),
+    "bundle": Step(run=bundle, needs=("joint", "flow", "ar")),
+}

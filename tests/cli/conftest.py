@@ -1,0 +1,44 @@
+"""One tiny model for all tests of this folder."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny model; do not change it."""
+    # By its path: `tests` is no package, and another one of that name may be installed.
+    spec = importlib.util.spec_from_file_location("opentar_tests_tiny", Path(__file__).parents[1] / "tiny.py")
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    return tiny.write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run the command in this process, in an empty folder: returns (exit code, stdout, stderr)."""
+    from opentar.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main([str(argument) for argument in argv])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """An ordinary picture: a gradient of 40 x 30 pixels."""
+    from PIL import Image
+
+    path = tmp_path / "picture.png"
+    image = Image.new("RGB", (40, 30))
+    image.putdata([(6 * x, 8 * y, 90) for y in range(30) for x in range(40)])
+    image.save(path)
+    return path

@@ -1,0 +1,87 @@
+"""Finding, reading and writing model folders."""
+
+import json
+
+import pytest
+
+from opentar import model_folder
+from opentar.core.config import to_dict
+from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError
+from opentar.core.folder import verify
+
+
+def test_bundled_names_are_found_and_suggested(tiny_model, monkeypatch, tmp_path):
+    monkeypatch.setattr(model_folder, "BUNDLED", tiny_model.parent)
+    assert "tiny" in model_folder.bundled_models()
+    assert model_folder.find_model("tiny") == tiny_model
+    with pytest.raises(ModelError, match=r"'tinny' is unknown; give a folder or one of: tiny.*Did you mean 'tiny'"):
+        model_folder.find_model("tinny")
+
+
+def test_paths_are_found(tiny_model, monkeypatch):
+    assert model_folder.find_model(tiny_model) == tiny_model
+    monkeypatch.chdir(tiny_model.parent)
+    assert model_folder.find_model("./tiny").samefile(tiny_model)
+
+
+def test_config_survives_json(tiny_model):
+    config = model_folder.read_config(tiny_model)
+    assert config.detokenizers == ("diffusion", "ar")
+    assert to_dict(config) == json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
+
+
+def test_the_alphabet_is_the_language_models_own(tiny_model):
+    from opentar.language.folder import load_language
+
+    assert model_folder.read_vocab(tiny_model) == load_language(tiny_model / "language").model.vocab
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"parts": ("ta_tok",)}, "lacks language"),
+        ({"parts": ("ta_tok", "language", "detok_difusion")}, "Did you mean 'detok_diffusion'"),
+        ({"parts": ("ta_tok", "language", "detok_ar")}, "defaults.draw.detok is 'diffusion'; this model has ar"),
+    ],
+)
+def test_configs_that_make_no_model(values, told):
+    with pytest.raises(ModelError, match=told):
+        model_folder.ModelConfig(**values)
+
+
+def test_a_model_that_only_reads_says_so(tiny_model, tmp_path):
+    config = model_folder.ModelConfig(parts=("ta_tok", "language"))
+    model_folder.write_model(tmp_path / "reader", config, {part: tiny_model / part for part in config.parts})
+    with pytest.raises(ModelError, match="it has: none"):
+        model_folder.detok_part(model_folder.read_config(tmp_path / "reader"), "diffusion")
+
+
+def test_written_models_are_whole_and_never_replace(tiny_model, tmp_path):
+    config = model_folder.read_config(tiny_model)
+    parts = {part: tiny_model / part for part in config.parts}
+    model_folder.write_model(tmp_path / "new", config, parts)
+    verify(tmp_path / "new")
+    with pytest.raises(OutputError, match="not an empty folder"):
+        model_folder.write_model(tmp_path / "new", config, parts)
+    with pytest.raises(ModelError, match="parts given"):
+        model_folder.write_model(tmp_path / "less", config, {"ta_tok": tiny_model / "ta_tok"})
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        model_folder.write_model(tmp_path / "less", config, parts | {"language": tmp_path})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
+
+
+def test_foreign_folders_are_refused(tiny_model, tmp_path):
+    with pytest.raises(WeightsError, match="not an OpenTar model"):
+        model_folder.read_config(tiny_model / "ta_tok")
+    (tmp_path / "language").mkdir()
+    (tmp_path / "language" / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match="no OpenTar language folder"):
+        model_folder.read_vocab(tmp_path)
+
+
+@pytest.mark.parametrize("value", [{"scale": "1"}, {"temperature": 11.0}, {"top_p": 1.5}, {"top_k": -1}])
+def test_defaults_are_checked(value):
+    from opentar.core.config import from_dict
+
+    with pytest.raises(ConfigError):
+        from_dict(model_folder.DrawSettings, value)

@@ -1,0 +1,141 @@
+"""The one training loop: stopped and resumed equals uninterrupted, to the bit, whatever stopped it."""
+
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from opentar.core.errors import ConfigError, DataError
+from opentar.core.folder import load_part
+from opentar.tokens_to_image.autoencoder import AutoencoderConfig
+from opentar.train.loop import Interrupted, Loop, rate_at
+from opentar.train.stage import Gate, LoopSettings, feed
+from opentar.train.stages.autoencoder import AutoencoderSettings, AutoencoderStage
+
+SETTINGS = AutoencoderSettings(
+    loop=LoopSettings(
+        steps=6, batch_size=2, learning_rate=1e-3, warmup_steps=2, ema_decay=0.9, save_every=2, sample_every=100,
+        log_every=1, score_size=4,
+    ),
+    model=AutoencoderConfig(encoder_channels=(4, 6, 8), decoder_channels=(8, 6, 4)),
+)  # fmt: skip
+
+
+class StoppedStage(AutoencoderStage):
+    """The real stage, with an event before one of its steps."""
+
+    def __init__(self, settings: AutoencoderSettings, step: int, event: object) -> None:
+        super().__init__(settings)
+        self.step, self.event = step, event
+
+    def before_step(self, module: torch.nn.Module, step: int) -> None:
+        if step == self.step:
+            assert callable(self.event)
+            self.event(module)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_part(folder / "result" / "autoencoder")[1]
+
+
+def terminate(_module: torch.nn.Module) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def crash(_module: torch.nn.Module) -> None:
+    raise MemoryError("the machine gave out")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("whole")
+    Loop(AutoencoderStage(SETTINGS), folder, workers=0, quiet=True).run()
+    return weights(folder)
+
+
+@pytest.mark.parametrize(("event", "error"), [(terminate, Interrupted), (crash, MemoryError)])
+def test_resume_equals_uninterrupted(
+    tmp_path: Path, whole: dict[str, torch.Tensor], event: object, error: type
+) -> None:
+    with pytest.raises(error):
+        Loop(StoppedStage(SETTINGS, 2, event), tmp_path, workers=1, quiet=True).run()
+    assert not multiprocessing.active_children(), "a stopped loop leaves no worker behind"
+    assert not (tmp_path / "scores.json").exists()
+    Loop(AutoencoderStage(SETTINGS), tmp_path, workers=1, quiet=True).run()
+    resumed = weights(tmp_path)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, whole: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(MemoryError):
+        Loop(StoppedStage(SETTINGS, 4, crash), tmp_path, workers=0, quiet=True).run()
+    newest = tmp_path / "checkpoints" / "step-0000004" / "model.safetensors"
+    damaged = bytearray(newest.read_bytes())
+    damaged[-1] ^= 1
+    newest.write_bytes(damaged)
+    loop = Loop(AutoencoderStage(SETTINGS), tmp_path, workers=0)
+    loop.run()
+    resumed = weights(tmp_path)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_other_settings_do_not_resume(tmp_path: Path) -> None:
+    with pytest.raises(MemoryError):
+        Loop(StoppedStage(SETTINGS, 2, crash), tmp_path, workers=0, quiet=True).run()
+    other = replace(SETTINGS, loop=replace(SETTINGS.loop, learning_rate=2e-3))
+    with pytest.raises(ConfigError, match="other settings"):
+        Loop(AutoencoderStage(other), tmp_path, workers=0, quiet=True).run()
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_too_many_stop_the_run(tmp_path: Path) -> None:
+    def poison(module: torch.nn.Module) -> None:
+        with torch.no_grad():
+            next(module.parameters()).fill_(float("nan"))
+
+    stage = StoppedStage(replace(SETTINGS, loop=replace(SETTINGS.loop, steps=20, save_every=50)), 1, poison)
+    with pytest.raises(DataError, match="not finite for 6 steps"):
+        Loop(stage, tmp_path, workers=0, quiet=True).run()
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert np.isnan(rows[2]["loss"]), "a NaN is logged as NaN"
+    assert not (tmp_path / "checkpoints").exists(), "no checkpoint with NaN is ever kept"
+
+
+def test_batches_do_not_depend_on_workers_or_on_where_training_resumed() -> None:
+    stage = AutoencoderStage(SETTINGS)
+    straight = [batch["pixels"] for batch in feed(stage, 0, workers=0)]
+    resumed = [batch["pixels"] for batch in feed(stage, 3, workers=1)]
+    assert len(straight) == 6 and all(torch.equal(a, b) for a, b in zip(straight[3:], resumed, strict=True))
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    settings = LoopSettings(steps=100, batch_size=1, learning_rate=1e-3, warmup_steps=10, final_fraction=0.1)
+    rates = [rate_at(settings, step) for step in range(100)]
+    assert (
+        rates[0] == pytest.approx(0.1)
+        and max(rates) == pytest.approx(1.0)
+        and rates[-1] == pytest.approx(0.1, abs=0.01)
+    )
+    assert all(late <= early for early, late in itertools.pairwise(rates[10:]))
+
+
+def test_gates_say_what_was_missed() -> None:
+    gate = Gate("scene_p1", 0.6)
+    assert gate.check("teacher", {"scene_p1": 0.6}) is None
+    refusal = gate.check("teacher", {"scene_p1": 0.41})
+    assert refusal is not None and "0.410" in refusal and "0.600" in refusal and "--no-gates" in refusal
+    assert "missing" in str(gate.check("teacher", {}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("steps", 0), ("learning_rate", 2.0), ("ema_decay", 1.0), ("batch_size", -1)]
+)
+def test_settings_out_of_range_are_named(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=field):
+        replace(SETTINGS.loop, **{field: value})
