@@ -2,9 +2,10 @@
 
     python benchmarks/codebooks.py RUN --out DIR [--steps 400] [--kinds text random learned learned_restart]
 
-RUN is a run folder of `opentar train nano` whose teacher has ended. Every kind starts from the same teacher with the same
-seed, batches and schedule; only the codebook differs. Prints a table and writes codebooks.json into DIR, where tensorboard
-shows the curves. One core, about 45 pictures a second: 5 minutes a kind for 400 steps.
+RUN is a run folder of `opentar train nano` whose teacher has ended. Every kind starts from the same teacher with the
+same seed, batches and schedule, its rows laid onto the same clusters as well as that kind can; only the codebook
+differs. Prints a table and writes codebooks.json into DIR, where tensorboard shows the curves. About 5 minutes a kind
+for 400 steps on one core.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
         if not (folder / "scores.json").exists():
             Loop(TATokStage(settings_of(kind, args.steps), args.run / "teacher" / "result"), folder).run()
         rows[kind] = json.loads((folder / "scores.json").read_text())
-    shown = [name for name in next(iter(rows.values())) if name.endswith("_s1") or name.endswith("_1")]
+    shown = [name for name in next(iter(rows.values())) if name.endswith(("_s1", "_1"))]
     print(f"| codebook, {args.steps} steps | " + " | ".join(shown) + " |")
     print("|---|" + "---|" * len(shown))
     for kind, scores in rows.items():

@@ -4,11 +4,13 @@ import io
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
 from opentar import __version__
-from opentar.commands.options import STDIN
+from opentar.commands.options import HYPHEN, STDIN
 from opentar.core import environment, errors
 
 EXIT_FAILED = 1
@@ -53,18 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default: those of the process.
 
     Returns:
-        The exit code: 0; 2 for wrong usage or input that cannot be taken; 1 for other failures; 130 after Ctrl-C.
+        The exit code: 0; 2 for wrong usage or input that cannot be taken; 1 for other failures; 130 after Ctrl-C;
+        for an exception with an `exit_code` of its own that one, as a training stopped by a signal has.
     """
     environment.quiet_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A console that cannot show Chinese shows escapes; without this it would end the command.
         sys.stdout.reconfigure(errors="backslashreplace")
-    tokens = [STDIN if token == "-" else token for token in (sys.argv[1:] if argv is None else argv)]
+    tokens = [STDIN if token == HYPHEN else token for token in (sys.argv[1:] if argv is None else argv)]
     try:
-        build_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
+        command(*_as_typed(bound.args), **_as_typed(bound.kwargs))
         return 0
     except CycloptsError as error:
-        return _fail(error, EXIT_USAGE, f"{_one_line(str(error))} See: opentar --help")
+        return _fail(error, EXIT_USAGE, f"{_as_typed(_one_line(str(error)))} See: opentar --help")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -96,6 +100,17 @@ def _fail(error: Exception, code: int, text: str) -> int:
         traceback.print_exception(error)
     print(f"error: {text}", file=sys.stderr)
     return code
+
+
+def _as_typed(value: Any) -> Any:
+    """Arguments with the hyphens that the user typed."""
+    if isinstance(value, str):
+        return value.replace(STDIN, HYPHEN)
+    if isinstance(value, Path):
+        return Path(HYPHEN) if str(value) == STDIN else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_as_typed(one) for one in value)
+    return {key: _as_typed(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def _one_line(text: str) -> str:

@@ -26,6 +26,9 @@ from opentar.vocab import Vocab
 PARTS = ("ta_tok", "language", "detok_diffusion", "detok_ar")
 REQUIRED_PARTS = ("ta_tok", "language")
 DETOK_PREFIX = "detok_"
+MAX_PICTURES = 1000
+"""Most pictures of one call."""
+MAX_SEED = 2**62
 BUNDLED = Path(__file__).resolve().parent / "models"
 
 

@@ -22,7 +22,7 @@ from opentar import __version__, model_folder
 from opentar.core.errors import PromptError
 from opentar.core.pictures import open_picture
 from opentar.known_words import KnownWords, has_words
-from opentar.model_folder import DrawSettings, check_range
+from opentar.model_folder import MAX_PICTURES, MAX_SEED, DrawSettings, check_range
 from opentar.model_parts import ModelParts
 from opentar.vocab import Scale
 
@@ -30,9 +30,6 @@ StepCallback = Callable[[str, int, int], None]
 """Called after each step with (stage, steps done, steps in all); the stages are "codes" and "picture"."""
 Picture = str | Path | bytes | Image.Image
 
-MAX_PICTURES = 1000
-"""Most pictures of one call."""
-MAX_SEED = 2**62
 _BATCH = 16
 """Pictures drawn side by side; more only costs memory."""
 

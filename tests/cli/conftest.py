@@ -42,3 +42,24 @@ def picture(tmp_path: Path) -> Path:
     image.putdata([(6 * x, 8 * y, 90) for y in range(30) for x in range(40)])
     image.save(path)
     return path
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    """Run, check the form of the refusal and that nothing in the folder changed or came; returns the line."""
+
+    def found():
+        return {path: path.read_bytes() if path.is_file() else None for path in tmp_path.rglob("*")}
+
+    def call(*argv, code=2):
+        before = found()
+        given, out, err = run(*argv)
+        assert (given, out) == (code, ""), err
+        lines = err.splitlines()
+        assert len(lines) == 1, err
+        assert lines[0].startswith("error: ")
+        assert "Traceback" not in err
+        assert found() == before
+        return lines[0]
+
+    return call

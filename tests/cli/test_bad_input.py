@@ -14,28 +14,10 @@ import pytest
 from PIL import Image
 
 import opentar
+from opentar.core import pictures
 from opentar.core.pictures import read_metadata
 
 PROMPT = "three red apples"
-
-
-@pytest.fixture
-def refused(run, tmp_path):
-    """Run, check the form of the refusal and that no file of the folder changed; returns the line."""
-
-    def call(*argv, code=2):
-        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        given, out, err = run(*argv)
-        after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        assert (given, out) == (code, ""), err
-        lines = err.splitlines()
-        assert len(lines) == 1, err
-        assert lines[0].startswith("error: ")
-        assert "Traceback" not in err
-        assert before == after
-        return lines[0]
-
-    return call
 
 
 def _png_header(width: int, height: int) -> bytes:
@@ -117,6 +99,55 @@ def test_bad_texts(refused, tiny_model, picture, command, prompt, told):
 def test_bad_stdin(refused, tiny_model, monkeypatch, raw):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
     assert "prompt" in refused("generate", "-", "--model", tiny_model)
+
+
+@pytest.mark.parametrize("command", ["ask", "describe", "reconstruct", "tokens"])
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"", "the picture on stdin is empty"),
+        (b"no picture", "the picture on stdin is not a picture"),
+        (_png_header(13000, 13000), "the picture on stdin has 13000x13000 pixels"),
+        (b"x" * 3_000_000, "the picture on stdin is larger than 2 MiB"),
+    ],
+    ids=["empty", "text", "pixels", "bytes"],
+)
+def test_bad_pictures_on_stdin(refused, tiny_model, monkeypatch, command, raw, told):
+    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 2 << 20)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+    question = ["how many?"] if command == "ask" else []
+    assert told in refused(command, "-", *question, "--model", tiny_model)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (("generate", PROMPT, "-o", "-"), "pictures do not go to stdout; name a file like 'picture.png'"),
+        (("reconstruct", "picture.png", "-o", "-"), "pictures do not go to stdout"),
+        (("data", "sheet", "-o", "-"), "pictures do not go to stdout"),
+        (("ask", "-", "-"), "stdin can be read only once"),
+        (("describe", "-", "picture.png", "-"), "stdin can be read only once"),
+        (("generate", PROMPT, "--model", "-"), "model '-' is unknown"),
+        (("generate", PROMPT, "--seed", "-"), 'unable to convert "-" into int'),
+        (("data", "sheet", "--split", "-"), 'Invalid value "-"'),
+        (("eval", "--out", "-"), "'-' is no name for a folder"),
+        (("train", "nano", "--out", "-"), "'-' is no name for a folder"),
+        (("train", "-", "--out", "run"), "'-' cannot be trained here"),
+        (("-",), 'Unknown command "-"'),
+    ],
+)
+def test_a_hyphen_where_stdin_has_no_place_is_shown_as_typed(refused, picture, argv, told):
+    assert told in refused(*argv)
+
+
+def test_the_number_of_pictures_is_checked_before_their_names_are_made(refused, monkeypatch):
+    from opentar.commands import draw
+
+    def names(*given):
+        raise AssertionError("names were made")
+
+    monkeypatch.setattr(draw, "picture_paths", names)
+    assert "n is 30000000; it must be a whole number from 1 to 1000" in refused("generate", PROMPT, "-n", 30_000_000)
 
 
 @pytest.mark.parametrize(

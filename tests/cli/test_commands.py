@@ -86,6 +86,53 @@ def test_ask_and_describe(run, tiny_model, picture):
     assert [line.startswith(str(picture)) for line in out.splitlines()] == [True, True]
 
 
+@pytest.mark.parametrize("command", ["ask", "describe", "tokens"])
+def test_a_picture_on_stdin_is_read_as_from_its_file(run, tiny_model, picture, monkeypatch, command):
+    question = ["how many apples?"] if command == "ask" else []
+    expected = run(command, picture, *question, "--model", tiny_model)[1]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(picture.read_bytes())))
+    assert run(command, "-", *question, "--model", tiny_model)[:2] == (0, expected)
+
+
+def test_reconstruct_from_stdin(run, tiny_model, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(picture.read_bytes())))
+    assert run("reconstruct", "-", "-o", "back.png", "--model", tiny_model)[:2] == (0, "back.png\n")
+    run("reconstruct", picture, "-o", "from-file.png", "--model", tiny_model)
+    first, second = (np.asarray(Image.open(tmp_path / name)) for name in ("back.png", "from-file.png"))
+    assert np.array_equal(first, second)
+
+
+def test_question_from_stdin(run, tiny_model, picture, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("有几个苹果？".encode())))
+    told = json.loads(run("ask", picture, "-", "--model", tiny_model, "--json")[1])
+    assert (told["question"], told["image"]) == ("有几个苹果？", str(picture))
+
+
+def test_describe_holds_one_decoded_picture_at_a_time(run, tiny_model, picture, monkeypatch):
+    import gc
+    import weakref
+
+    from opentar.core import pictures
+    from opentar.pipeline import Tar
+
+    opened, most, real = [], 0, pictures.open_picture
+
+    def watched(source, *name):
+        nonlocal most
+        image = real(source, *name)
+        opened.append(weakref.ref(image))
+        gc.collect()
+        most = max(most, sum(one() is not None for one in opened))
+        return image
+
+    monkeypatch.setattr(pictures, "open_picture", watched)
+    monkeypatch.setattr(Tar, "describe", lambda self, image: f"{image.width} wide")
+    code, out, _ = run("describe", *[picture] * 5, "--model", tiny_model)
+    assert (code, out.count("40 wide")) == (0, 5)
+    # The one just opened, and the one before it that a name still holds.
+    assert most <= 2
+
+
 def test_reconstruct(run, tiny_model, picture, tmp_path):
     assert run("reconstruct", picture, "-o", "back.png", "--model", tiny_model, "--scale", 0)[:2] == (0, "back.png\n")
     assert read_metadata(tmp_path / "back.png")["scale"] == "0"

@@ -70,7 +70,9 @@ def test_interrupt_is_130_and_clean(run, tiny_model, monkeypatch, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for a child")
 def test_ctrl_c_in_a_process():
     program = (
+        # A shell starts background jobs with SIGINT ignored, and a child inherits that: set it as a terminal does.
         "import os, signal, sys, opentar.commands.read as read; from opentar import cli;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "read.ask.__globals__['text_argument'] = lambda *a: os.kill(os.getpid(), signal.SIGINT);"
         "sys.exit(cli.main(['ask', 'x.png', 'what?']))"
     )
@@ -92,21 +94,23 @@ def test_our_own_faults_show_no_traceback_unless_asked(run, monkeypatch, tiny_mo
     assert "Traceback" in run("generate", "a dog", "--model", tiny_model)[2]
 
 
-def test_a_stopped_training_keeps_its_own_exit_code(run, monkeypatch):
-    from opentar.commands import work
-
-    class Interrupted(Exception):
-        exit_code = 143
-
-    def stopped(*args, **kwargs):
-        raise Interrupted("stopped by signal 15; the same command goes on from here")
-
-    monkeypatch.setattr(work.Output, "working", stopped)
-    assert run("train", "nano", "--out", "run") == (
-        143,
-        "",
-        "stopped by signal 15; the same command goes on from here\n",
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that can be caught")
+def test_a_stopped_training_keeps_its_own_exit_code(tmp_path):
+    """A real signal in the real loop: it comes while the first step is under way, so that no clock decides."""
+    program = (
+        "import os, signal, sys; from opentar import cli; from opentar.train.loop import Loop; step = Loop._step\n"
+        "def signalled(*given):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return step(*given)\n"
+        "Loop._step = signalled\n"
+        f"code = cli.main(['train', 'nano', '--out', {str(tmp_path / 'run')!r}, '--stage', 'autoencoder',"
+        " '--recipe', 'smoke', '--quiet'])\n"
+        "print('returned'); sys.exit(code)\n"
     )
+    result = _python(program)
+    told = "stopped by signal 15; the same command goes on from here\n"
+    assert (result.returncode, result.stdout, result.stderr) == (143, "returned\n", told)
+    assert [path.name for path in (tmp_path / "run" / "autoencoder" / "checkpoints").iterdir()] == ["step-0000001"]
 
 
 def test_every_command_resolves():

@@ -31,10 +31,9 @@ def test_nearest() -> None:
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", True), ("true", True), ("0", False), ("", False), ("no", False)])
-def test_offline_flag(monkeypatch: pytest.MonkeyPatch, value: str, expected: bool) -> None:
-    monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
-    monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    assert environment.offline() is expected
+def test_yes_and_no(monkeypatch: pytest.MonkeyPatch, value: str, expected: bool) -> None:
+    monkeypatch.setenv("OPENTAR_DEBUG", value)
+    assert environment.debug() is expected
 
 
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -88,6 +87,8 @@ def test_environment_device_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> N
         device.resolve_device()
 
 
-def test_dtype_of_the_cpu_is_exact() -> None:
-    assert device.default_dtype(torch.device("cpu")) is torch.float32
-    assert isinstance(device.has_bf16_cpu(), bool)
+def test_bf16_of_the_cpu_follows_its_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False)
+    assert not device.has_bf16_cpu()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert device.has_bf16_cpu()

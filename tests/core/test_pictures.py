@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -133,6 +134,25 @@ def test_sixteen_bit_grey_keeps_its_range() -> None:
     row = b"\0" + struct.pack(">4H", *values)
     image = pictures.open_picture(_png(4, 2, 16, 0, row * 2))
     assert [image.getpixel((x, 1))[0] for x in range(4)] == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I"])
+def test_sixteen_bit_grey_is_rounded_in_bands_of_little_memory(mode: str) -> None:
+    values = np.arange(1_500 * 1_001, dtype=np.int64).reshape(1_001, 1_500) % 65_536
+    if mode == "I":
+        image, values[0, :2] = Image.fromarray(values.astype(np.int32)), (0, 65_535)
+        image.putpixel((0, 0), -7)
+        image.putpixel((1, 0), 70_000)
+    else:
+        order = ">u2" if mode == "I;16B" else "<u2"
+        image = Image.frombytes(mode, (1_500, 1_001), values.astype(order).tobytes())
+    tracemalloc.start()
+    read = pictures.open_picture(image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(np.asarray(read)[..., 1], (values + 128) // 257)
+    # One copy of all values in 64 bits, as numpy counts by default, would take 12 MB.
+    assert peak < 6_000_000
 
 
 def test_sixteen_bit_colour() -> None:

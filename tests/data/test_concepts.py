@@ -3,7 +3,7 @@
 import pytest
 
 from opentar.core.errors import DataError
-from opentar.data.concepts import _parse, concept_by_hex, load_concepts
+from opentar.data.concepts import _parse, load_concepts
 
 COLOUR_SIGNS = "红橙黄绿蓝紫粉棕灰黑白"
 COLOUR_WORDS = {"red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "gray", "black", "white"}
@@ -19,7 +19,7 @@ def test_there_are_301_concepts_with_unique_names():
     for field in ("hex", "en", "zh"):
         assert len({getattr(concept, field) for concept in concepts}) == 301, field
     assert [concept.index for concept in concepts] == list(range(301))
-    assert concept_by_hex()["1F34E"].en == "apple"
+    assert named("apple").hex == "1F34E"
 
 
 def test_every_cell_that_captions_need_is_filled():

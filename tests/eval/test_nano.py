@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opentar.core.errors import ConfigError, DataError, OutputError
+from opentar.core.errors import ConfigError, DataError, ModelError, OutputError
 from opentar.core.pictures import read_metadata
 from opentar.data.fixed import GENEVAL_TAGS, geneval_prompts
 from opentar.data.render import load_book, render
 from opentar.data.scenes import SceneGenerator
 from opentar.eval.geneval import TagCount, counterpart_share, even_prompts, geneval_scores, requests_of
 from opentar.eval.judge import Judge, PartVerdict
-from opentar.eval.links import box_mask, code_usage, normal_answer, psnr
+from opentar.eval.links import normal_answer
+from opentar.eval.measures import box_masks, psnr, usage
 from opentar.eval.nano import evaluate, score_drawings
 from opentar.eval.parts import Seen
 from opentar.eval.reading import ask_all
@@ -84,6 +85,33 @@ def test_limits_and_samples_are_checked(tar: Tar, judge: Judge) -> None:
         evaluate(tar, limit=6, samples=0, judge=judge)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"seed": -1}, ConfigError),
+        ({"seed": 2**62}, ConfigError),
+        ({"scale": 7}, ConfigError),
+        ({"detok": "x"}, ModelError),
+        ({"limit": 5}, ConfigError),
+        ({"samples": 1001}, ConfigError),
+        ({"out_dir": Path(__file__).parent}, OutputError),
+        ({"out_dir": Path(__file__) / "below"}, OutputError),
+    ],
+)
+def test_settings_are_refused_before_the_judge_is_built(
+    tar: Tar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict, error: type[Exception]
+) -> None:
+    """The judge takes minutes to build."""
+
+    def built(**named: object) -> Judge:
+        raise AssertionError("the judge was built")
+
+    monkeypatch.setattr("opentar.eval.nano.Judge", built)
+    with pytest.raises(error):
+        evaluate(tar, **{"limit": 6, "out_dir": tmp_path / "report", **wrong})
+    assert not (tmp_path / "report").exists()
+
+
 def test_limit_takes_the_beginning_of_every_tag() -> None:
     few = even_prompts(14)
     assert [sum(one.tag == tag for one in few) for tag in TAGS] == [3, 3, 2, 2, 2, 2]
@@ -135,7 +163,7 @@ def test_asking_many_equals_asking_one(tar: Tar) -> None:
         ask_all(tar, pictures, [(2, "What?")])
 
 
-def test_psnr_over_boxes_and_code_usage() -> None:
+def test_psnr_over_boxes_and_usage_of_codes() -> None:
     import torch
 
     spec = SceneGenerator("test").sample(np.random.default_rng(0), "two")
@@ -143,13 +171,22 @@ def test_psnr_over_boxes_and_code_usage() -> None:
     second = first + 10
     assert psnr(first, second) == pytest.approx(20 * np.log10(25.5))
     assert psnr(first, first) == 99
-    inside = box_mask(spec, (128, 128))
+    masks = box_masks([spec, spec])
+    assert (masks.dtype, masks.shape) == (torch.float32, (2, 128, 128))
+    for item in spec.objects:
+        x0, y0, x1, y1 = item.box
+        assert masks[1, y0:y1, x0:x1].all()
+    assert 0 < masks.mean() < 1
+    inside = masks[0].bool().numpy()
     second[~inside] = 0
     assert psnr(first, second, inside) == pytest.approx(20 * np.log10(25.5))
     with pytest.raises(DataError, match="equal shapes"):
         psnr(first, second[:64])
-    usage = code_usage(torch.tensor([[0, 1], [2, 3]]), 8)
-    assert usage == {"used": 0.5, "perplexity": pytest.approx(4.0)}
+    found = usage([torch.tensor([1, 1, 1, 1, 0, 0, 0, 0]), torch.tensor([0, 9]), torch.tensor([0, 0])])
+    assert found == {
+        "used_0": 0.5, "perplexity_0": pytest.approx(4.0), "used_1": 0.5, "perplexity_1": pytest.approx(1.0),
+        "used_2": 0.0, "perplexity_2": pytest.approx(1.0),
+    }  # fmt: skip
 
 
 def test_answers_are_compared_without_case_and_stop() -> None:

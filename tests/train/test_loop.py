@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from opentar.core.errors import ConfigError, DataError
+from opentar.core.errors import ConfigError, DataError, WeightsError
 from opentar.core.folder import load_part
 from opentar.tokens_to_image.autoencoder import AutoencoderConfig
 from opentar.train.loop import Interrupted, Loop, rate_at
@@ -86,12 +86,30 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, whole
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
+def test_steps_lost_behind_the_last_checkpoint_are_made_again(tmp_path: Path, whole: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(MemoryError):
+        Loop(StoppedStage(SETTINGS, 3, crash), tmp_path, workers=0, quiet=True).run()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000002"]
+    Loop(AutoencoderStage(SETTINGS), tmp_path, workers=0, quiet=True).run()
+    resumed = weights(tmp_path)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_damage_everywhere_is_said_not_started_over(tmp_path: Path) -> None:
+    with pytest.raises(MemoryError):
+        Loop(StoppedStage(SETTINGS, 3, crash), tmp_path, workers=0, quiet=True).run()
+    (tmp_path / "checkpoints" / "step-0000002" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(WeightsError, match="none of the 1 checkpoints"):
+        Loop(AutoencoderStage(SETTINGS), tmp_path, workers=0, quiet=True).run()
+
+
 def test_other_settings_do_not_resume(tmp_path: Path) -> None:
     with pytest.raises(MemoryError):
         Loop(StoppedStage(SETTINGS, 2, crash), tmp_path, workers=0, quiet=True).run()
-    other = replace(SETTINGS, loop=replace(SETTINGS.loop, learning_rate=2e-3))
-    with pytest.raises(ConfigError, match="other settings"):
-        Loop(AutoencoderStage(other), tmp_path, workers=0, quiet=True).run()
+    faster = replace(SETTINGS, loop=replace(SETTINGS.loop, learning_rate=2e-3))
+    for other in (faster, replace(SETTINGS, object_weight=5.0)):
+        with pytest.raises(ConfigError, match="other settings"):
+            Loop(AutoencoderStage(other), tmp_path, workers=0, quiet=True).run()
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_too_many_stop_the_run(tmp_path: Path) -> None:
@@ -105,6 +123,28 @@ def test_a_step_that_is_not_finite_changes_nothing_and_too_many_stop_the_run(tmp
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert np.isnan(rows[2]["loss"]), "a NaN is logged as NaN"
     assert not (tmp_path / "checkpoints").exists(), "no checkpoint with NaN is ever kept"
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
+    class Spoilt(AutoencoderStage):
+        """One step whose loss is fine and whose gradient is not."""
+
+        def module(self) -> torch.nn.Module:
+            module = super().module()
+            self.bias = next(p for name, p in module.named_parameters() if name.endswith("bias"))
+            return module
+
+        def before_step(self, module: torch.nn.Module, step: int) -> None:
+            if step == 1:
+                self.before = {key: value.clone() for key, value in module.state_dict().items()}
+                self.hook = self.bias.register_hook(lambda grad: grad * float("nan"))
+            if step == 2:
+                self.hook.remove()
+                self.after = {key: value.clone() for key, value in module.state_dict().items()}
+
+    stage = Spoilt(SETTINGS)
+    Loop(stage, tmp_path, workers=0, quiet=True).run()
+    assert all(torch.equal(stage.before[key], stage.after[key]) for key in stage.before)
 
 
 def test_batches_do_not_depend_on_workers_or_on_where_training_resumed() -> None:

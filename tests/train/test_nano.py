@@ -1,12 +1,16 @@
 """The recipe as a whole: every stage runs, hands on what the next needs, and ends in a model that loads."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from opentar.core.errors import ConfigError, DataError
 from opentar.data.split import bucket
+from opentar.train.files import only_one, write_json
 from opentar.train.nano import read_scores, recipe_of, run_stage, train_nano
 from opentar.train.steps import STEPS
 
@@ -27,19 +31,35 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
 def test_a_stage_waits_for_its_needs_and_for_their_gates(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs stage teacher first"):
         run_stage(tmp_path, "ta_tok")
-    (tmp_path / "teacher").mkdir()
-    (tmp_path / "teacher" / "scores.json").write_text(json.dumps({"scene_p1": 0.01}))
+    write_json(tmp_path / "teacher" / "scores.json", {"scores": {"scene_p1": 0.01}, "needs": {}})
     with pytest.raises(DataError, match=r"scene_p1 0\.010, below its gate"):
         run_stage(tmp_path, "ta_tok")
 
 
 def test_a_run_folder_keeps_its_recipe(tmp_path: Path) -> None:
-    (tmp_path / "recipe.json").write_text(json.dumps({"name": "nano"}))
-    with pytest.raises(ConfigError, match="another recipe"):
-        train_nano(tmp_path, [], recipe="smoke")
+    train_nano(tmp_path, [], recipe="nano")
+    train_nano(tmp_path, [], recipe="nano")
+    begun = json.loads((tmp_path / "recipe.json").read_text())
+    begun["flow"]["drop"] = 0.5
+    write_json(tmp_path / "recipe.json", begun)
+    with pytest.raises(ConfigError, match="other values of flow than recipe 'nano'"):
+        train_nano(tmp_path, [], recipe="nano")
+
+
+def test_what_was_built_on_an_older_ending_is_not_used(tmp_path: Path) -> None:
+    write_json(tmp_path / "teacher" / "scores.json", {"scores": {"scene_p1": 0.9}, "needs": {}})
+    write_json(tmp_path / "ta_tok" / "scores.json", {"scores": {}, "needs": {"teacher": "0123456789abcdef"}})
+    with pytest.raises(DataError, match="built on another teacher"):
+        read_scores(tmp_path, "ta_tok")
+
+
+def test_a_stage_has_one_writer(tmp_path: Path) -> None:
+    with only_one(tmp_path / "teacher"), pytest.raises(DataError, match="by another process"):
+        run_stage(tmp_path, "teacher", recipe="smoke", quiet=True)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_whole_way_with_a_smoke_recipe(tmp_path: Path) -> None:
     """Every stage for three steps, then the bundled folder draws and answers (nonsense, but whole)."""
     from opentar.pipeline import Tar
@@ -71,3 +91,34 @@ def test_the_corpora_of_the_nano_recipe_hold_no_held_out_combination() -> None:
         keys += [f"cnt|{names[0]}|{len(spec.objects)}"] if spec.kind in ("count", "counted_colour") else []
         assert all(bucket(key) == "train" for key in keys), (spec, keys)
         assert {item.style for item in spec.objects} == set(settings.styles)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+def test_a_terminated_run_leaves_no_stage_behind(tmp_path: Path) -> None:
+    """The parent of two stages is told to stop: it ends with 143, and so have they, their steps saved."""
+    command = [
+        sys.executable,
+        "-m",
+        "opentar",
+        "train",
+        "nano",
+        "--out",
+        str(tmp_path),
+        "--recipe",
+        "smoke",
+        "--jobs",
+        "2",
+    ]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("*/.lock")) and parent.poll() is None:
+        time.sleep(0.1)
+    parent.terminate()
+    said = parent.communicate(timeout=240)[1]
+    assert parent.returncode == 143, said
+    assert "stopped by signal 15" in said
+    assert "Traceback" not in said
+    for folder in (lock.parent for lock in tmp_path.glob("*/.lock")):
+        with only_one(folder):
+            pass

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from opentar.commands import options
-from opentar.commands.files import picture_paths, text_argument
+from opentar.commands.files import open_source, picture_paths, picture_source, text_argument
 from opentar.commands.model import load
 from opentar.commands.output import Output
 
@@ -42,9 +42,13 @@ def generate(
 
     Without --out the picture is opentar.png, or the next free opentar-2.png, opentar-3.png, ...
     """
+    from opentar.model_folder import MAX_PICTURES, check_range
+
     output = Output(json)
+    # Before their names are made: millions of them take minutes.
+    check_range("n", n, 1, MAX_PICTURES, whole=True)
     prompt = text_argument(prompt, "prompt")
-    paths = picture_paths(out, max(n, 1), "opentar", overwrite)
+    paths = picture_paths(out, n, "opentar", overwrite)
     with output.working():
         started = time.perf_counter()
         tar = load(model, device)
@@ -67,7 +71,7 @@ def generate(
 
 
 def reconstruct(
-    image: Annotated[str, Parameter(help="Picture to read.")],
+    image: Annotated[str, Parameter(help="Picture to read; - reads it from stdin.")],
     /,
     *,
     out: options.Out = None,
@@ -88,10 +92,8 @@ def reconstruct(
     output = Output(json)
     paths = picture_paths(out, 1, "reconstruction", overwrite)
     with output.working():
-        from opentar.core.pictures import open_picture
-
         started = time.perf_counter()
-        picture = open_picture(image)
+        picture = open_source(picture_source(image))
         tar = load(model, device)
         with output.progress() as callback:
             result = tar.reconstruct(

@@ -1,12 +1,16 @@
-"""Names of output pictures, and refusing a bad one before minutes are spent on the picture."""
+"""What comes from files and stdin and where results go, refused before minutes are spent when it cannot be."""
 
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from opentar.commands.options import STDIN
-from opentar.core.errors import OutputError, PromptError, shown
+from opentar.commands.options import HYPHEN
+from opentar.core.errors import ConfigError, ImageError, OutputError, PromptError, shown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _MAX_STDIN_BYTES = 1_000_000
 
@@ -19,6 +23,8 @@ def picture_paths(out: str | None, count: int, stem: str, overwrite: bool) -> li
     Raises:
         OutputError: a name exists (without `overwrite`), is a folder, is no PNG, or cannot be written.
     """
+    if out == HYPHEN:
+        raise OutputError("'-' is no picture file, and pictures do not go to stdout; name a file like 'picture.png'")
     if out is None:
         attempt = 1
         while True:
@@ -54,7 +60,7 @@ def text_argument(text: str, what: str) -> str:
     Raises:
         PromptError: stdin or the argument is not UTF-8 text, or stdin is longer than 1 MB.
     """
-    if text != STDIN:
+    if text != HYPHEN:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -68,6 +74,50 @@ def text_argument(text: str, what: str) -> str:
         return raw.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise PromptError(f"the {what} on stdin is not UTF-8 text; send UTF-8") from error
+
+
+def picture_source(name: str) -> str | bytes:
+    """The name of a picture as given, or all bytes of stdin for `-`.
+
+    Raises:
+        ImageError: stdin holds more than a picture file may.
+    """
+    if name != HYPHEN:
+        return name
+    from opentar.core.pictures import MAX_FILE_BYTES
+
+    raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    if len(raw) > MAX_FILE_BYTES:
+        raise ImageError(f"the picture on stdin is larger than {MAX_FILE_BYTES >> 20} MiB; give a smaller picture")
+    return raw
+
+
+def open_source(source: str | bytes) -> "Image":
+    """The picture that `picture_source` names or holds. Raises ImageError as `open_picture` does."""
+    from opentar.core.pictures import open_picture
+
+    return open_picture(source, "the picture on stdin")
+
+
+def check_one_stdin(*arguments: str) -> None:
+    """Raises ConfigError when more than one of the arguments is `-`."""
+    times = arguments.count(HYPHEN)
+    if times > 1:
+        raise ConfigError(f"'-' is given {times} times, but stdin can be read only once; give files or texts instead")
+
+
+def folder_argument(out: Path) -> Path:
+    """`out` when a folder may stand there; nothing is made. Raises OutputError for a file, also in its path, or `-`."""
+    if str(out) == HYPHEN or "\0" in str(out):
+        raise OutputError(f"{shown(out)} is no name for a folder; results of this command fill a folder: name one")
+    try:
+        found = next((place for place in (out, *out.parents) if place.exists()), None)
+        file = found if found is not None and not found.is_dir() else None
+    except OSError as error:
+        raise OutputError(f"{shown(out)} cannot be used ({error.strerror}); choose another folder") from error
+    if file is not None:
+        raise OutputError(f"{shown(file)} is a file; give a folder")
+    return out
 
 
 def _numbered(base: Path, count: int) -> list[Path]:

@@ -4,9 +4,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-# `-` as an argument. Cyclopts takes a lone hyphen for an option, so the command line swaps it for a text that no
-# argument of a process can hold.
+# Stands for `-` while the command line is parsed: Cyclopts takes a lone hyphen for an option, and no argument of a
+# process can hold this text. Commands are given the hyphen again.
 STDIN = "\0stdin"
+HYPHEN = "-"
 
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON object on stdout and nothing else there.")]
 Model = Annotated[str, Parameter(name=["--model", "-m"], help="A bundled model's name or a model folder.")]

@@ -6,12 +6,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from opentar.commands import options
-from opentar.commands.files import text_argument
+from opentar.commands.files import check_one_stdin, open_source, picture_source, text_argument
 from opentar.commands.model import load
 from opentar.commands.output import Output
 from opentar.core.errors import ImageError
 
-Picture = Annotated[str, Parameter(help="Picture to read: PNG, JPEG, WebP, ...")]
+Picture = Annotated[str, Parameter(help="Picture to read: PNG, JPEG, WebP, ...; - reads it from stdin.")]
 
 
 def ask(
@@ -25,11 +25,10 @@ def ask(
 ) -> None:
     """Answer a question about a picture."""
     output = Output(json)
+    check_one_stdin(image, question)
     question = text_argument(question, "question")
     with output.working():
-        from opentar.core.pictures import open_picture
-
-        picture = open_picture(image)
+        picture = open_source(picture_source(image))
         tar = load(model, device)
         started = time.perf_counter()
         answer = tar.ask(picture, question)
@@ -48,17 +47,19 @@ def describe(
     output = Output(json)
     if not images:
         raise ImageError("no picture was given; name one or more picture files")
+    check_one_stdin(*images)
     results = []
     with output.working():
-        from opentar.core.pictures import open_picture
-
-        # All pictures are opened first: a bad last one is told before any time is spent.
-        pictures = [open_picture(image) for image in images]
+        # All pictures are opened first: a bad last one is told before any time is spent. None is kept, because one
+        # may take 120 MB decoded.
+        sources = [picture_source(image) for image in images]
+        for source in sources:
+            open_source(source)
         tar = load(model, device)
-    for name, picture in zip(images, pictures, strict=True):
+    for name, source in zip(images, sources, strict=True):
         with output.working():
             started = time.perf_counter()
-            text = tar.describe(picture)
+            text = tar.describe(open_source(source))
             seconds = time.perf_counter() - started
         output.line(text if len(images) == 1 else f"{name}: {text}")
         results.append({"image": name, "description": text, "seconds": round(seconds, 3)})
@@ -78,9 +79,7 @@ def tokens(
     """Print the grid of codes of a picture with the nearest words of each: what the dialect says."""
     output = Output(json)
     with output.working():
-        from opentar.core.pictures import open_picture
-
-        picture = open_picture(image)
+        picture = open_source(picture_source(image))
         grid = load(model, device).tokens(picture, scale, words=words)
     output.line(f"scale {grid.scale.index}: {grid.scale.side} x {grid.scale.side} = {grid.scale.length} codes")
     if not output.json:

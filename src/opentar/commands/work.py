@@ -6,9 +6,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from opentar.commands import options
+from opentar.commands.files import folder_argument
 from opentar.commands.model import load
 from opentar.commands.output import Output
-from opentar.core.errors import ConfigError, OutputError, nearest, shown
+from opentar.core.errors import ConfigError, nearest, shown
 
 TRAINABLE = ("nano",)
 
@@ -75,17 +76,11 @@ def train(
         raise ConfigError(f"{shown(model)} cannot be trained here; there is: {', '.join(TRAINABLE)}.{hint}")
     if jobs is not None and jobs < 1:
         raise ConfigError(f"jobs is {jobs}; it must be at least 1")
-    if out.is_file():
-        raise OutputError(f"{shown(out)} is a file; give a folder for the run")
+    folder_argument(out)
     with output.working():
-        from opentar.train.loop import Interrupted
         from opentar.train.nano import train_nano
 
-        try:
-            scores = train_nano(out, stage or None, recipe=recipe, jobs=jobs, gates=gates, quiet=quiet)
-        except Interrupted as stop:
-            output.note(str(stop))
-            raise SystemExit(stop.exit_code) from None
+        scores = train_nano(out, stage or None, recipe=recipe, jobs=jobs, gates=gates, quiet=quiet)
     output.line(f"{model}: stages ended in {out}: {', '.join(scores) or 'none'}")
     output.result({"model": model, "out": str(out), "scores": scores})
 
@@ -108,6 +103,8 @@ def evaluate(
 ) -> None:
     """Measure a model: draw the GenEval-like prompts, read the POPE-like questions, judge, and print a table."""
     output = Output(json)
+    if out is not None:
+        folder_argument(out)
     with output.working():
         from opentar.eval.nano import evaluate as measure
         from opentar.eval.report import flatten, markdown

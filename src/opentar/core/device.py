@@ -28,13 +28,6 @@ def resolve_device(name: str | None = None) -> torch.device:
     return torch.device(kind, int(index)) if index else torch.device(kind)
 
 
-def default_dtype(device: torch.device) -> torch.dtype:
-    """The dtype weights are computed in: bfloat16 on CUDA that has it, float32 elsewhere (exact and repeatable)."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
-
-
 def has_bf16_cpu() -> bool:
     """True when the CPU multiplies bfloat16 in hardware; where it is emulated, bf16 is slower than float32."""
     # Not in older torch releases; without it float32 is the safe answer.

@@ -7,14 +7,12 @@
 | OPENTAR_DEBUG | 1: the command line shows tracebacks of user errors too |
 | OPENTAR_TERMINAL_PICTURES | 0: never draw pictures in the terminal |
 | OMP_NUM_THREADS | threads of one process |
-| HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE | 1: never connect to a model hub |
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 _FALSE = {"", "0", "false", "no", "off"}
@@ -36,11 +34,6 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "opentar"
 
 
-def offline() -> bool:
-    """True when the user forbade connections to a model hub."""
-    return flag("HF_HUB_OFFLINE") or flag("TRANSFORMERS_OFFLINE")
-
-
 def device_name() -> str | None:
     """The device named by OPENTAR_DEVICE, or None."""
     return os.environ.get("OPENTAR_DEVICE") or None
@@ -60,12 +53,6 @@ def for_child(**changes: str) -> dict[str, str]:
 def debug() -> bool:
     """True when tracebacks are wanted."""
     return flag("OPENTAR_DEBUG")
-
-
-def terminal() -> Mapping[str, str]:
-    """The variables by which terminals tell what they can show (TERM, TERM_PROGRAM, COLORTERM, ...); unset left out."""
-    names = ("TERM", "TERM_PROGRAM", "COLORTERM", "KITTY_WINDOW_ID", "NO_COLOR", "CI", "LC_TERMINAL", "WT_SESSION")
-    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def terminal_pictures() -> bool:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -75,7 +75,7 @@ def load_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     from opentar.core.storage import unpack
 
-    folder = Path(folder)
+    folder = standing(folder)
     verify(folder)
     config = read_config(folder)
     storage, tied = config.pop("storage", None), config.pop("tied_tensors", {})
@@ -86,7 +86,27 @@ def load_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a folder as it stands, without loading any tensor. Raises WeightsError."""
-    return _read_json(_existing(Path(folder)) / CONFIG)
+    return _read_json(standing(folder) / CONFIG)
+
+
+def standing(folder: Path) -> Path:
+    """Where the content of `folder` stands: in `folder`, or in the older one that a save is just putting aside.
+
+    A save that replaces a folder renames twice; between the two (for good, when it was killed there) only the older
+    content stands, beside its place. Readers take it from there and rename nothing, which would be in the writer's
+    way; the next save gives it its name back.
+
+    Raises:
+        WeightsError: there is neither.
+    """
+    folder = Path(folder)
+    for place in (folder, _previous(folder)):
+        if place.is_dir():
+            return place
+    # The new one may have come between the two looks.
+    if folder.is_dir():
+        return folder
+    raise WeightsError(f"there is no folder {shown(folder)}; give a folder that OpenTar saved")
 
 
 def strict_load(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -141,6 +161,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 def verify(folder: Path) -> None:
     """Compare every file with the manifest; WeightsError names the first that is missing, cut short or changed."""
+    folder = standing(folder)
     for name, entry in _manifest(folder).items():
         path = _inside(folder, name)
         if not path.is_file():
@@ -151,18 +172,9 @@ def verify(folder: Path) -> None:
             _damaged(path, "has changed since it was saved (wrong sha256)")
 
 
-def is_complete(folder: Path) -> bool:
-    """True when `folder` is a folder of ours and every file in it is intact."""
-    try:
-        verify(Path(folder))
-    except WeightsError:
-        return False
-    return True
-
-
 def folder_hash(folder: Path) -> str:
     """Twelve hex digits that name the content of a folder: the same files give the same hash everywhere."""
-    files = _manifest(Path(folder))
+    files = _manifest(standing(folder))
     text = "\n".join(f"{name} {files[name]['sha256']}" for name in sorted(files))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -183,7 +195,10 @@ def _swap(stage: Path, folder: Path) -> None:
 
 
 def _recover(folder: Path) -> None:
-    """A kill between the two renames of `_swap` leaves only the previous folder: give it its name back."""
+    """A kill between the two renames of `_swap` leaves only the previous folder: give it its name back.
+
+    For writers only: a reader that did this between the renames of a living writer would make its second one fail.
+    """
     if not folder.exists() and _previous(folder).is_dir():
         _previous(folder).rename(folder)
 
@@ -216,7 +231,7 @@ def _write_manifest(stage: Path) -> None:
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    path = _existing(folder) / MANIFEST
+    path = folder / MANIFEST
     if not path.is_file():
         raise WeightsError(
             f"{shown(folder)} has no {MANIFEST}, so it is not a finished OpenTar folder; give one that was saved whole"
@@ -232,15 +247,6 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(files, dict) or not well_formed:
         _damaged(path, "is not a list of files")
     return files
-
-
-def _existing(folder: Path) -> Path:
-    # A folder that can only be read cannot be mended; the next lines then say that it is not there.
-    with suppress(OSError):
-        _recover(folder)
-    if not folder.is_dir():
-        raise WeightsError(f"there is no folder {shown(folder)}; give a folder that OpenTar saved")
-    return folder
 
 
 def _plain_name(name: str) -> bool:

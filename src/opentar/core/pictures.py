@@ -23,22 +23,24 @@ MAX_FILE_BYTES = 128 << 20
 # Named one by one: PSD, EPS and TIFF decoders have a long history of faults and nobody draws with them here.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _ALLOWED = "PNG, JPEG, WebP, GIF or BMP"
+_BAND_PIXELS = 1 << 18
 _SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def open_picture(source: str | Path | bytes | Image.Image) -> Image.Image:
+def open_picture(source: str | Path | bytes | Image.Image, name: str = "the picture") -> Image.Image:
     """The picture as 8-bit RGB, turned as its EXIF says, transparent parts over white, fully decoded.
 
     Args:
         source: a path, the bytes of a picture file, or a PIL picture (which is not changed).
+        name: what errors call a picture that is no path.
 
     Raises:
         ImageError: missing, not a picture, damaged, animated, over 40 megapixels or under 2 pixels a side.
     """
     if isinstance(source, Image.Image):
-        return _checked_rgb(source, "the picture")
+        return _checked_rgb(source, name)
     if isinstance(source, bytes):
-        name, content = "the picture", source
+        content = source
     elif isinstance(source, (str, Path)):
         name, content = shown(source), _file_bytes(source)
     else:
@@ -176,15 +178,25 @@ def _checked_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode in _SIXTEEN_BIT:
-        # Pillow's convert("L") clips at 255, which turns a 16-bit picture white.
-        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+        return _eight_bit(image).convert("RGB")
     if image.mode == "F":
         raise ImageError(f"{name} holds floating-point values; convert it to 8-bit RGB first")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey values 0 to 65535 as 0 to 255, rounded; Pillow's convert("L") clips at 255 and gives white."""
+    grey = Image.new("L", image.size)
+    # Band by band: of the largest picture, one array of numbers wide enough to count in takes hundreds of megabytes.
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        values = np.clip(np.asarray(band, dtype=np.int32), 0, 65535)
+        grey.paste(Image.fromarray(((values + 128) // 257).astype(np.uint8)), (0, top))
+    return grey
 
 
 def _write_new(path: Path, content: bytes) -> None:

@@ -91,9 +91,3 @@ def load_concepts() -> tuple[Concept, ...]:
     rows = list(reader)
     chinese = {row["en"]: row["zh"] for row in rows}
     return tuple(_parse(index, row, chinese) for index, row in enumerate(rows))
-
-
-@cache
-def concept_by_hex() -> dict[str, Concept]:
-    """Concepts by their code point."""
-    return {concept.hex: concept for concept in load_concepts()}

@@ -122,16 +122,3 @@ def text_task(text: TextPair, task: str, rng: np.random.Generator) -> tuple[str,
         return _pick(_TAGS[lang], rng).format(en=text.en, zh=text.zh), comma.join(tags)
     shuffled = comma.join(tags[i] for i in rng.permutation(len(tags)))
     return _pick(_LABEL[lang], rng).format(tags=shuffled), name
-
-
-def text_tasks(rng: np.random.Generator, texts: Sequence[TextPair] | None = None) -> Iterator[tuple[str, str]]:
-    """Endless (prompt, answer) pairs: rows in a fresh random order each round, one random task of each row.
-
-    The same seed gives the same stream. Raises DataError if no row can pose a task.
-    """
-    rows = [text for text in (load_texts() if texts is None else texts) if tasks_of(text)]
-    if not rows:
-        raise DataError("no text can pose a task; pass rows of load_texts()")
-    while True:
-        for i in rng.permutation(len(rows)):
-            yield text_task(rows[i], _pick(tasks_of(rows[i]), rng), rng)

@@ -8,7 +8,6 @@ Acceptance is stated against the true pictures that the judge accepts, as in gen
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from opentar.core.errors import DataError
 from opentar.data.captions import all_captions
 from opentar.data.fixed import combo_scenes
 from opentar.data.questions import questions
@@ -26,6 +24,7 @@ from opentar.data.render import load_book, render
 from opentar.data.spec import PICTURE, SceneSpec
 from opentar.eval.features import Progress
 from opentar.eval.judge import Judge, request_from_spec
+from opentar.eval.measures import box_masks, psnr, usage
 from opentar.eval.reading import ask_all, spell_all
 
 if TYPE_CHECKING:
@@ -36,39 +35,6 @@ LINK_SCENES = 120
 _QUESTION_SEED = 7
 
 
-def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8], inside: NDArray[np.bool_] | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 pictures of one shape, over `inside` (H, W) where given.
-
-    Equal pictures give 99. Raises DataError for different shapes or an empty region.
-    """
-    if first.shape != second.shape:
-        raise DataError(f"pictures of shapes {first.shape} and {second.shape} were given; PSNR needs equal shapes")
-    difference = first.astype(np.float64) - second.astype(np.float64)
-    if inside is not None:
-        difference = difference[inside]
-    if difference.size == 0:
-        raise DataError("an empty region was given; PSNR needs at least one pixel")
-    error = float(np.mean(difference**2))
-    return min(99.0, 10 * math.log10(255**2 / error)) if error else 99.0
-
-
-def box_mask(spec: SceneSpec, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool: pixels inside any object's box."""
-    mask = np.zeros(shape, bool)
-    for item in spec.objects:
-        x0, y0, x1, y1 = item.box
-        mask[y0:y1, x0:x1] = True
-    return mask
-
-
-def code_usage(codes: torch.Tensor, codebook_size: int) -> dict[str, float]:
-    """`used`: share of the codebook that occurs; `perplexity`: exp of the codes' entropy, 1 to codebook_size."""
-    counts = torch.bincount(codes.flatten(), minlength=codebook_size).double()
-    share = counts / counts.sum()
-    entropy = -(share[share > 0] * share[share > 0].log()).sum()
-    return {"used": float((counts > 0).double().mean()), "perplexity": float(entropy.exp())}
-
-
 def picture_link(
     judge: Judge, specs: Sequence[SceneSpec], truth: Sequence[NDArray[np.uint8]], made: Sequence[NDArray[np.uint8]]
 ) -> dict[str, float]:
@@ -77,7 +43,7 @@ def picture_link(
     kept = sum(verdict.accepted for verdict in judge.judge(made, requests))
     ceiling = sum(verdict.accepted for verdict in judge.judge(truth, requests))
     pairs = list(zip(truth, made, strict=True))
-    boxes = [box_mask(spec, picture.shape[:2]) for spec, picture in zip(specs, truth, strict=True)]
+    boxes = box_masks(specs).bool().numpy()
     return {
         "accepted": kept / ceiling if ceiling else 0.0,
         "accepted_share": kept / len(specs),
@@ -177,7 +143,12 @@ def link_scores(
         if progress is not None:
             progress(done, len(pictures))
     grid = tar.parts.config.defaults.draw.scale if scale is None else scale
-    usage = code_usage(spell_all(tar, pictures, grid), tar.parts.vocab.codebook_size)
-    found["tokenizer"] = {**picture_link(judge, specs, truth, made), **usage}
+    codes = spell_all(tar, pictures, grid)
+    in_use = usage([torch.bincount(codes.flatten(), minlength=tar.parts.vocab.codebook_size)])
+    # One scale only, so its number says nothing.
+    found["tokenizer"] = picture_link(judge, specs, truth, made) | {
+        "used": in_use["used_0"],
+        "perplexity": in_use["perplexity_0"],
+    }
     found["language"] = language_link(tar, specs, pictures, progress=progress)
     return found

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from opentar.core.errors import ConfigError
 from opentar.data.concepts import load_concepts
 from opentar.data.fixed import GENEVAL_SIZE, POPE_SIZE, GenevalPrompt, PopeQuestion, pope_questions
 from opentar.data.questions import presence_question
@@ -27,6 +26,7 @@ from opentar.eval.links import LINK_SCENES, link_scores, to_judge
 from opentar.eval.probe import probe_key
 from opentar.eval.reading import ask_all
 from opentar.eval.report import Drawing, check_folder, write_drawings, write_report
+from opentar.model_folder import MAX_PICTURES, MAX_SEED, check_range, detok_part
 
 if TYPE_CHECKING:
     from opentar.pipeline import Tar
@@ -65,11 +65,10 @@ def evaluate(
         progress: called as (stage, done, total).
 
     Raises:
-        ConfigError: a limit below 6, samples below 1, an unknown scale. ModelError: an unknown de-tokenizer.
-        OutputError: `out_dir` is not empty. DataError: the judge's packages are not installed.
+        ConfigError: a limit below 6, samples or seed out of range, an unknown scale. ModelError: an unknown
+        de-tokenizer. OutputError: `out_dir` is not empty. DataError: the judge's packages are not installed.
     """
-    if samples < 1:
-        raise ConfigError(f"samples is {samples}; give 1 or more drawings a prompt")
+    _check_drawing(tar, seed=seed, samples=samples, detok=detok, scale=scale)
     prompts = geneval.even_prompts(limit)
     folder = None if out_dir is None else check_folder(Path(out_dir))
     started = time.perf_counter()
@@ -95,6 +94,16 @@ def evaluate(
         write_report(folder, result, drawings, seed)
         write_drawings(folder / "drawings", drawings, {prompt.id: prompt.to_line() for prompt in prompts})
     return result
+
+
+def _check_drawing(tar: Tar, *, seed: int, samples: int, detok: str | None, scale: int | None) -> None:
+    """Refuse what `Tar.generate` would refuse; it is called only after the judge took minutes to build."""
+    # The links count the seed up from picture to picture.
+    check_range("seed", seed, 0, MAX_SEED - LINK_SCENES, whole=True)
+    check_range("samples", samples, 1, MAX_PICTURES, whole=True)
+    own = tar.parts.config.defaults.draw
+    detok_part(tar.parts.config, own.detok if detok is None else detok)
+    tar.parts.vocab.scale(own.scale if scale is None else scale)
 
 
 def _described(tar: Tar, judge: Judge, detok: str | None, scale: int | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import WeightsError
-from opentar.core.folder import load_part, save_part
+from opentar.core.folder import load_part, save_part, standing
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.language.prompt import ChatTemplate, PromptBuilder
 from opentar.language.tokenizer import FILE, SPECIALS, TextTokenizer
@@ -44,7 +44,7 @@ def load_language(folder: str | Path) -> Language:
 
     Raises WeightsError for a damaged folder or a tokenizer that does not fit, ConfigError for an unknown key.
     """
-    folder = Path(folder)
+    folder = standing(Path(folder))
     data, state = load_part(folder)
     ours = data.get("opentar")
     if not isinstance(ours, dict) or not isinstance(ours.get("language"), dict):

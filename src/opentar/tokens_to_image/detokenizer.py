@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from opentar.core.errors import ConfigError, ModelError, shown
-from opentar.core.folder import read_config, verify
+from opentar.core.folder import read_config, standing, verify
 
 Preview = Callable[[], Tensor]
 """Makes the picture as it stands: pixels float (B, 3, H, W) in [0, 1]. Costs a decoder run, so call it when shown."""
@@ -70,7 +70,7 @@ def load_detokenizer(folder: str | Path) -> Detokenizer:
         WeightsError: the folder is missing or damaged.
         ModelError: the folder holds another kind of model.
     """
-    folder = Path(folder)
+    folder = standing(Path(folder))
     if (folder / "model_index.json").is_file():
         from opentar.tokens_to_image.sana import SanaDetokenizer
 

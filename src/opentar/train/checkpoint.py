@@ -70,12 +70,20 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_whole(folder: Path, warn: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
-    """(meta, tensors) of the newest checkpoint that its manifest confirms; damaged ones are reported to `warn`."""
-    for path in checkpoints(folder):
+    """(meta, tensors) of the newest checkpoint that its manifest confirms; damaged ones are reported to `warn`.
+
+    None where there is no checkpoint at all. Raises: WeightsError where there are some and none is whole.
+    """
+    found = checkpoints(folder)
+    for path in found:
         try:
             return load_part(path)
         except WeightsError as error:
             warn(f"checkpoint {path.name} is damaged and is passed over: {error}")
+    if found:
+        raise WeightsError(
+            f"none of the {len(found)} checkpoints in {folder} is whole; delete that folder to start over"
+        )
     return None
 
 

@@ -16,6 +16,7 @@ import torch
 from opentar.core.errors import ConfigError, DataError
 from opentar.core.folder import load_part, save_part
 from opentar.data.spec import SceneSpec
+from opentar.eval.measures import usage
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.tokens_to_image.autoencoder import Autoencoder
 from opentar.train.journal import Journal
@@ -56,7 +57,9 @@ class Corpus:
     specs: tuple[SceneSpec, ...]
     """The scenes, in the same order."""
     latents: torch.Tensor | None
-    """float32 (scenes, 4, 16, 16) where kept."""
+    """float32 (scenes, 4, 16, 16) where kept and asked for."""
+    styles: tuple[str, ...] | None
+    """Drawing styles; None stands for all training styles."""
 
 
 def write_corpus(
@@ -95,16 +98,6 @@ def write_corpus(
     return usage(used)
 
 
-def usage(counts: list[torch.Tensor]) -> dict[str, float]:
-    """Share of codes in use and perplexity, a scale each, from histograms of codes."""
-    scores = {}
-    for index, count in enumerate(counts):
-        share = count.double() / count.sum().clamp(min=1)
-        scores[f"used_{index}"] = float((count > 0).double().mean())
-        scores[f"perplexity_{index}"] = float((-(share * share.clamp(min=1e-12).log()).sum()).exp())
-    return scores
-
-
 @torch.inference_mode()
 def spell(
     specs: list[SceneSpec],
@@ -128,17 +121,21 @@ def spell(
     return {name: torch.cat(parts) for name, parts in rows.items()}
 
 
-def read_corpus(folder: Path, settings: CorpusSettings) -> Corpus:
-    """Load a whole corpus. Raises DataError naming the first missing shard."""
+def read_corpus(folder: Path, settings: CorpusSettings, *, latents: bool) -> Corpus:
+    """Load a whole corpus, with its latents where asked for. Raises DataError naming the first missing shard."""
     states, specs = [], []
     for index in range(-(-settings.scenes // settings.shard)):
         path = folder / f"shard-{index:04d}"
         if not path.exists():
             raise DataError(f"the corpus in {folder} has no {path.name}; run its stage again, it goes on from there")
-        states.append(load_part(path)[1])
+        state = load_part(path)[1]
+        states.append({key: value for key, value in state.items() if latents or key != "latents"})
         lines = (path / SCENES).read_text(encoding="utf-8").splitlines()
         specs += [SceneSpec.from_dict(json.loads(line)) for line in lines]
     names = sorted(name for name in states[0] if name.startswith("codes"))
-    codes = tuple(torch.cat([state[name] for state in states]).long() for name in names)
-    latents = torch.cat([state["latents"] for state in states]) if "latents" in states[0] else None
-    return Corpus(codes=codes, specs=tuple(specs), latents=latents)
+    return Corpus(
+        codes=tuple(torch.cat([state[name] for state in states]).long() for name in names),
+        specs=tuple(specs),
+        latents=torch.cat([state["latents"] for state in states]) if "latents" in states[0] else None,
+        styles=settings.styles or None,
+    )

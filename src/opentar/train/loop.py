@@ -23,7 +23,7 @@ from opentar.train.journal import Journal
 from opentar.train.stage import LoopSettings, Stage, feed
 
 MOST_BAD_STEPS = 5
-"""Losses in a row that may be NaN or infinite before the run stops; such steps change nothing."""
+"""Steps in a row whose loss or gradient may be NaN or infinite before the run stops; such steps change nothing."""
 
 
 class Interrupted(Exception):
@@ -43,7 +43,14 @@ def rate_at(settings: LoopSettings, step: int) -> float:
 
 
 def make_optimizer(stage: Stage, module: nn.Module) -> torch.optim.AdamW:
-    """Fused AdamW; decay on matrices only, ten times the rate on the stage's fast parameters."""
+    """Fused AdamW; decay on matrices only, ten times the rate on the stage's fast parameters.
+
+    Raises: ConfigError for a fast parameter that the module does not have.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    for fragment in stage.fast_parameters():
+        if not any(fragment in name for name in names):
+            raise ConfigError(f"stage {stage.name} names fast parameter {fragment!r}, which no weight is called")
     settings = stage.settings
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
@@ -79,7 +86,8 @@ class Loop:
 
         Raises: Interrupted after SIGINT/SIGTERM (state saved), DataError when losses stay NaN.
         """
-        self.accelerator = Accelerator(mixed_precision="bf16" if self._bf16() else "no")
+        # The stages keep frozen parts and noise on the CPU; other devices come with work that can measure them.
+        self.accelerator = Accelerator(cpu=True, mixed_precision="bf16" if has_bf16_cpu() else "no")
         torch.manual_seed(self.settings.seed)
         module = self.stage.module()
         optimizer = make_optimizer(self.stage, module)
@@ -94,11 +102,16 @@ class Loop:
                 signal.signal(number, handler)
             self.journal.close()
 
-    def _bf16(self) -> bool:
-        return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else has_bf16_cpu()
-
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.stop_signal:
+            # The second one does not wait for the step to end: checkpoints are whole or absent at any moment.
+            raise KeyboardInterrupt
         self.stop_signal = number
+
+    def _meta(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with the loop that goes on from it."""
+        recipe = getattr(self.stage, "recipe", self.settings)
+        return {"stage": self.stage.name, "settings": json.loads(json.dumps(to_dict(recipe)))}
 
     def _resume(
         self, module: nn.Module, optimizer: torch.optim.Optimizer
@@ -110,7 +123,7 @@ class Loop:
         if found is None:
             return 0, ema
         meta, state = found
-        if meta["settings"] != to_dict(self.settings):
+        if meta["settings"] != self._meta()["settings"]:
             raise ConfigError(
                 f"{self.folder} holds a run of stage {self.stage.name} with other settings; "
                 "give the settings it was started with, or another --out folder"
@@ -149,17 +162,17 @@ class Loop:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate_at(settings, step)
         loss, metrics = prepared({key: value.to(accelerator.device) for key, value in batch.items()})
-        self.bad = 0 if math.isfinite(loss.item()) else self.bad + 1
-        if self.bad > MOST_BAD_STEPS:
-            raise DataError(
-                f"stage {self.stage.name}: the loss was not finite for {self.bad} steps in a row up to step {step}; "
-                "lower learning_rate, then start again from the last checkpoint"
-            )
-        if self.bad:
-            return {"loss": loss.item(), **metrics}
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(module.parameters(), settings.grad_clip)
-        optimizer.step()
+        # A finite loss can have a gradient that is not, and one such step would destroy every weight.
+        self.bad = 0 if math.isfinite(loss.item()) and math.isfinite(float(norm)) else self.bad + 1
+        if self.bad > MOST_BAD_STEPS:
+            raise DataError(
+                f"stage {self.stage.name}: loss or gradient was not finite for {self.bad} steps in a row up to step "
+                f"{step}; lower learning_rate, then start again from the last checkpoint"
+            )
+        if not self.bad:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return {"loss": loss.item(), **metrics, "grad_norm": norm}
 
@@ -178,8 +191,7 @@ class Loop:
         """Checkpoint, samples and scores between two steps; raises Interrupted once a signal came."""
         last = done == self.settings.steps
         if self.accelerator.is_main_process and (done % self.settings.save_every == 0 or last or self.stop_signal):
-            meta = {"stage": self.stage.name, "settings": to_dict(self.settings)}
-            checkpoint.save_checkpoint(self.folder / "checkpoints", done, module, optimizer, ema, meta)
+            checkpoint.save_checkpoint(self.folder / "checkpoints", done, module, optimizer, ema, self._meta())
         if self.stop_signal:
             raise Interrupted(self.stop_signal)
         if done % self.settings.sample_every == 0 and not last:
@@ -208,5 +220,4 @@ class Loop:
             module.load_state_dict(ema)
         module.eval()
         self.stage.finish(module, self.folder / "result")
-        (self.folder / "scores.json").write_text(json.dumps(scores, indent=1))
         return scores

@@ -7,13 +7,16 @@ broken-off one resumes from its newest whole checkpoint and ends with the weight
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -21,7 +24,12 @@ from opentar.core import environment
 from opentar.core.config import to_dict
 from opentar.core.errors import ConfigError, DataError
 from opentar.train import recipes
+from opentar.train.files import only_one, write_json
+from opentar.train.loop import Interrupted
 from opentar.train.steps import STEPS
+
+SCORES = "scores.json"
+"""Written when a stage has ended: its final scores, and what tells which endings of other stages it was built on."""
 
 
 def train_nano(
@@ -39,7 +47,7 @@ def train_nano(
         out: run folder, made when missing; an existing one is gone on with.
         stages: names of single stages to run here, in this process; None runs all of them.
         recipe: a function of `recipes.py`.
-        jobs: stages at a time; None takes one for each core, at most two (more never are ready at once).
+        jobs: stages at a time; None takes one for each core, at most two: the long way is a chain.
         gates: False goes on past a stage that missed its score.
 
     Returns:
@@ -72,25 +80,53 @@ def recipe_of(name: str) -> recipes.Recipe:
 
 
 def _claim(out: Path, recipe: str) -> None:
-    """Write the resolved recipe into a new run folder; refuse one that another recipe made."""
+    """Write the resolved recipe into a new run folder; refuse one that was started with other numbers."""
     path, resolved = out / "recipe.json", json.loads(json.dumps({"name": recipe, **to_dict(recipe_of(recipe))}))
     if not path.exists():
-        path.write_text(json.dumps(resolved, indent=1))
+        write_json(path, resolved)
         return
-    if json.loads(path.read_text())["name"] != recipe:
-        raise ConfigError(f"{out} was started with another recipe than {recipe!r}; give another --out folder")
+    begun = json.loads(path.read_text())
+    if begun != resolved:
+        other = [key for key in sorted({*begun, *resolved}) if begun.get(key) != resolved.get(key)]
+        raise ConfigError(
+            f"{out} was started with other values of {', '.join(other)} than recipe {recipe!r} has; "
+            "give another --out folder"
+        )
 
 
 def read_scores(out: Path, name: str) -> dict[str, float] | None:
-    """The final scores of a stage, None while it has not ended."""
-    path = out / name / "scores.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """The final scores of a stage, None while it has not ended.
+
+    Raises: DataError where a stage it was built on has been trained again since.
+    """
+    path = out / name / SCORES
+    if not path.exists():
+        return None
+    ended = json.loads(path.read_text())
+    for need, digest in ended["needs"].items():
+        if digest != _digest(out, need):
+            raise DataError(
+                f"stage {name} in {out} was built on another {need} than is there now; "
+                f"delete {out / name} to train it again"
+            )
+    scores: dict[str, float] = ended["scores"]
+    return scores
+
+
+def _digest(out: Path, name: str) -> str:
+    """What tells one ending of a stage from another."""
+    path = out / name / SCORES
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else "missing"
 
 
 def run_stage(
     out: Path, name: str, *, recipe: str = "nano", gates: bool = True, quiet: bool = False
 ) -> dict[str, float]:
-    """Run one stage here. Its needs must have ended, and (with `gates`) reached their scores."""
+    """Run one stage here. Its needs must have ended, and (with `gates`) reached their scores.
+
+    Runs on as many threads as OMP_NUM_THREADS says, else one: other numbers of threads round otherwise, so a stage that
+    shall end with the same bits must be resumed with the number it was started with.
+    """
     step = STEPS[name]
     done = read_scores(out, name)
     if done is not None:
@@ -103,15 +139,17 @@ def run_stage(
         if refusal:
             raise DataError(refusal)
     torch.set_num_threads(environment.threads() or 1)
-    scores = step.run(recipe_of(recipe), out, quiet)
-    (out / name).mkdir(parents=True, exist_ok=True)
-    (out / name / "scores.json").write_text(json.dumps(scores, indent=1))
+    with only_one(out / name):
+        scores = step.run(recipe_of(recipe), out, quiet)
+        write_json(out / name / SCORES, {"scores": scores, "needs": {need: _digest(out, need) for need in step.needs}})
     return scores
 
 
 def _run_all(out: Path, recipe: str, jobs: int, *, gates: bool, quiet: bool) -> None:
     """Start every stage whose needs have ended, `jobs` at a time, the longest way to the end first."""
     running: dict[str, subprocess.Popen[bytes]] = {}
+    # Without this a SIGTERM would end us and leave the stages training on.
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         while True:
             ended = [name for name, process in running.items() if process.poll() is not None]
@@ -131,6 +169,11 @@ def _run_all(out: Path, recipe: str, jobs: int, *, gates: bool, quiet: bool) -> 
             process.terminate()
         for process in running.values():
             process.wait()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(number)
 
 
 def _start(out: Path, name: str, recipe: str, jobs: int, *, gates: bool, quiet: bool) -> subprocess.Popen[bytes]:

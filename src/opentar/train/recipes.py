@@ -73,11 +73,12 @@ def nano() -> Recipe:
             loop=LoopSettings(steps=4000, batch_size=32, learning_rate=1e-3, warmup_steps=200), vision=vision
         ),
         ta_tok=TATokSettings(
-            loop=LoopSettings(steps=1300, batch_size=32, learning_rate=1e-3, warmup_steps=60),
-            frozen_steps=150,
+            loop=LoopSettings(steps=3000, batch_size=32, learning_rate=1.5e-3, warmup_steps=60),
+            held_steps=2000,
+            frozen_steps=2600,
             model=TATokConfig(
                 vision=vision,
-                quantizer=QuantizerConfig(codebook_size=4096, width=256, row_width=384, commitment_weight=0.02),
+                quantizer=QuantizerConfig(codebook_size=4096, width=256, row_width=384, commitment_weight=0.1),
                 decoder=decoder,
             ),
         ),
@@ -118,6 +119,7 @@ def smoke() -> Recipe:
         name: replace(getattr(recipe, name), loop=short(getattr(recipe, name).loop))
         for name in ("teacher", "ta_tok", "autoencoder", "flow", "ar", "text", "joint")
     }
+    staged["ta_tok"] = replace(staged["ta_tok"], start_pictures=256)
     corpus = CorpusSettings(scenes=8, shard=4, latents=True, styles=(DRAWING_STYLE,))
     canvas = replace(
         recipe.latent_vq, loop=short(recipe.latent_vq.loop), pictures=64, rows=2400, rounds=1, codebook_size=2048

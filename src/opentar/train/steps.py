@@ -23,7 +23,7 @@ from opentar.train.stages.joint import JointStage
 from opentar.train.stages.latent_vq import LatentVQStage
 from opentar.train.stages.ta_tok import TATokStage, vocab_of
 from opentar.train.stages.teacher import TeacherStage
-from opentar.train.stages.text import TextStage, build_tokenizer
+from opentar.train.stages.text import TextStage, TextTasks, build_tokenizer
 from opentar.train.words import concept_embeddings
 
 Run = Callable[[Recipe, Path, bool], dict[str, float]]
@@ -73,9 +73,10 @@ def canvas_of(out: Path) -> LatentVQ:
     return LatentVQ.from_folder(out / "latent_vq" / "result" / "canvas")
 
 
-def corpora_of(recipe: Recipe, out: Path) -> list[Corpus]:
+def corpora_of(recipe: Recipe, out: Path, *, latents: bool) -> list[Corpus]:
     """Both corpora of a run, the drawing style's first."""
-    return [read_corpus(out / "corpus_draw", recipe.corpus_draw), read_corpus(out / "corpus_all", recipe.corpus_all)]
+    named = {"corpus_draw": recipe.corpus_draw, "corpus_all": recipe.corpus_all}
+    return [read_corpus(out / name, settings, latents=latents) for name, settings in named.items()]
 
 
 def spelled(name: str, settings: Callable[[Recipe], CorpusSettings]) -> Run:
@@ -91,7 +92,13 @@ def spelled(name: str, settings: Callable[[Recipe], CorpusSettings]) -> Run:
 
 def text_stage(recipe: Recipe, out: Path) -> TextStage:
     """Text pre-training, after its tokenizer was made."""
-    return TextStage(recipe.text, build_tokenizer(out / "text" / "tokenizer", recipe.text.model.text_size))
+    tokenizer = build_tokenizer(out / "text" / "tokenizer", recipe.text.model.text_size)
+    return TextStage(recipe.text, tokenizer, text_tasks(recipe))
+
+
+def text_tasks(recipe: Recipe) -> TextTasks:
+    """The text -> text samples of both language stages; the same entries are held out of both."""
+    return TextTasks(recipe.text.caption_share, recipe.text.held_out)
 
 
 def joint_stage(recipe: Recipe, out: Path) -> JointStage:
@@ -100,7 +107,8 @@ def joint_stage(recipe: Recipe, out: Path) -> JointStage:
     start = load_part(out / "text" / "result" / "language")[1]
     heads = DenseHeads(recipe.teacher.vision.hidden_size, concept_embeddings())
     strict_load(heads, load_part(out / "teacher" / "result" / "heads")[1], "the teacher's heads")
-    return JointStage(recipe.joint, corpora_of(recipe, out), tokenizer, ta_tok_of(out), heads, start)
+    corpora, texts = corpora_of(recipe, out, latents=False), text_tasks(recipe)
+    return JointStage(recipe.joint, corpora, tokenizer, ta_tok_of(out), heads, texts, start)
 
 
 STEPS: dict[str, Step] = {
@@ -137,14 +145,20 @@ STEPS: dict[str, Step] = {
     ),
     "flow": Step(
         run=looped(
-            lambda recipe, out: FlowStage(recipe.flow, corpora_of(recipe, out), ta_tok_of(out), autoencoder_of(out))
+            lambda recipe, out: FlowStage(
+                recipe.flow, corpora_of(recipe, out, latents=True), ta_tok_of(out), autoencoder_of(out)
+            )
         ),
         needs=("corpus_draw", "corpus_all"),
         gates=(Gate("psnr_s1", 15.0),),
         weight=5,
     ),
     "ar": Step(
-        run=looped(lambda recipe, out: ARStage(recipe.ar, corpora_of(recipe, out), ta_tok_of(out), canvas_of(out))),
+        run=looped(
+            lambda recipe, out: ARStage(
+                recipe.ar, corpora_of(recipe, out, latents=True), ta_tok_of(out), canvas_of(out)
+            )
+        ),
         needs=("corpus_draw", "corpus_all", "latent_vq"),
         weight=3,
     ),

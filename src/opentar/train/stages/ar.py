@@ -10,14 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from opentar.data.sheet import contact_sheet
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.tokens_to_image.ar import ARConfig, ARDetokenizer, ARTransformer
 from opentar.tokens_to_image.vqgan import LatentVQ
-from opentar.train.corpus import Corpus, spell
-from opentar.train.stage import LoopSettings, Stage
-from opentar.train.stages.pictures import ScenePictures, to_pictures, to_unit
-from opentar.train.stages.ta_tok import vocab_of
+from opentar.train.corpus import Corpus
+from opentar.train.stage import LoopSettings
+from opentar.train.stages.painting import PaintingStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,53 +53,29 @@ class ARModule(nn.Module):
         return loss, {"nats": loss.detach()}
 
 
-class ARStage(Stage):
+class ARStage(PaintingStage):
     """See the module docstring."""
 
     name = "ar"
 
     def __init__(self, settings: ARSettings, corpora: Sequence[Corpus], ta_tok: TATok, canvas: LatentVQ) -> None:
-        self.recipe, self.settings = settings, settings.loop
-        self.corpora, self.ta_tok, self.canvas = corpora, ta_tok, canvas
-        self.scales = vocab_of(ta_tok.config).scales
+        super().__init__(corpora, ta_tok)
+        self.recipe, self.settings, self.canvas = settings, settings.loop, canvas
+        self.scale_shares, self.corpus_shares = settings.scale_shares, settings.corpus_shares
 
     def module(self) -> nn.Module:
         return ARModule(self.recipe, self.ta_tok, self.canvas)
 
     def fast_parameters(self) -> tuple[str, ...]:
-        return ("clip_proj",)
+        return ("features_in",)
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
-        scale = int(rng.choice(3, p=self.recipe.scale_shares))
-        codes, latents = [], []
-        for _ in range(size):
-            corpus = self.corpora[int(rng.choice(len(self.corpora), p=self.recipe.corpus_shares))]
-            index = int(rng.integers(len(corpus.specs)))
-            assert corpus.latents is not None
-            codes.append(corpus.codes[scale][index])
-            latents.append(corpus.latents[index].float())
-        return {"codes": torch.stack(codes), "latents": torch.stack(latents)}
+        codes, latents, _ = self.draw_samples(rng, size)
+        return {"codes": codes, "latents": latents}
 
-    def _shown(self, module: nn.Module, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def painter(self, module: nn.Module) -> ARDetokenizer:
         assert isinstance(module, ARModule)
-        styles = sorted({item.style for item in self.corpora[0].specs[0].objects})
-        source = ScenePictures(split="val", styles=styles)
-        specs = source.specs(np.random.default_rng(5), count)
-        codes = spell(specs, source, self.ta_tok, None, self.scales)["codes1"].long()
-        features = self.ta_tok.decode(codes).float()
-        made = ARDetokenizer(module.model, self.canvas).decode(features, seed=list(range(count)))
-        return to_unit(source.pictures(specs)), made * 2 - 1
-
-    def scores(self, module: nn.Module) -> dict[str, float]:
-        given, made = self._shown(module, max(2, self.settings.score_size // 12))
-        mse = (given - made).square().mean((1, 2, 3)).clamp(min=1e-8)
-        return {"psnr_s1": float((10 * torch.log10(4 / mse)).mean())}
-
-    def samples(self, module: nn.Module, folder: Path, step: int) -> None:
-        given, made = self._shown(module, 16)
-        sheet = contact_sheet(to_pictures(given) + to_pictures(made), ["given"] * 16 + ["made"] * 16, 16)
-        sheet.save(folder / f"step-{step:07d}.png")
+        return ARDetokenizer(module.model, self.canvas)
 
     def finish(self, module: nn.Module, folder: Path) -> None:
-        assert isinstance(module, ARModule)
-        ARDetokenizer(module.model, self.canvas).save(folder / "detok")
+        self.painter(module).save(folder / "detok")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from opentar.data.sheet import contact_sheet
-from opentar.data.spec import SceneSpec
+from opentar.eval.measures import box_masks
 from opentar.tokens_to_image.autoencoder import Autoencoder, AutoencoderConfig
 from opentar.train.stage import LoopSettings, Stage
 from opentar.train.stages.pictures import ScenePictures, to_pictures, to_unit
@@ -50,14 +50,28 @@ class AutoencoderModule(nn.Module):
         pull = flat.mean(1).square().mean() + (flat.var(1) - 1).square().mean()
         noisy = latents + self.recipe.latent_noise * torch.randn(latents.shape).to(latents)
         made = self.model.decode(noisy).float()
-        weight = 1 + (self.recipe.object_weight - 1) * batch["inside"].unsqueeze(1)
-        error = (made - pixels) * weight
-        down, right = made.diff(dim=2) - pixels.diff(dim=2), made.diff(dim=3) - pixels.diff(dim=3)
-        edges = (down.abs() * weight[:, :, 1:]).mean() + (right.abs() * weight[:, :, :, 1:]).mean()
-        squared = ((made - pixels).square() * weight).mean()
-        loss = 5 * squared + error.abs().mean() + edges + self.recipe.latent_pull * pull
-        mse = (made.detach() - pixels).square().mean()
-        return loss, {"psnr": 10 * torch.log10(4 / mse), "edges": edges.detach(), "pull": pull.detach()}
+        loss, shown = picture_loss(made, pixels, batch["inside"], self.recipe.object_weight)
+        return loss + self.recipe.latent_pull * pull, {**shown, "pull": pull.detach()}
+
+
+def picture_loss(
+    made: torch.Tensor, pixels: torch.Tensor, inside: torch.Tensor, object_weight: float
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """5 MSE + L1 + L1 of the pixel gradients between pictures (B, 3, H, W) in [-1, 1], and what a log shows of it.
+
+    `inside` (B, H, W) is 1 inside an object's box, where everything weighs `object_weight`.
+    """
+    weight = 1 + (object_weight - 1) * inside.unsqueeze(1)
+    down, right = made.diff(dim=2) - pixels.diff(dim=2), made.diff(dim=3) - pixels.diff(dim=3)
+    edges = (down.abs() * weight[:, :, 1:]).mean() + (right.abs() * weight[:, :, :, 1:]).mean()
+    error = made - pixels
+    loss = 5 * (error.square() * weight).mean() + (error.abs() * weight).mean() + edges
+    return loss, {"psnr": decibels(made.detach(), pixels).mean(), "edges": edges.detach()}
+
+
+def decibels(made: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """PSNR (B,) in dB of pictures (B, 3, H, W) in [-1, 1], what is beyond cut off."""
+    return 10 * torch.log10(4 / (made.clamp(-1, 1) - given).square().mean((1, 2, 3)).clamp(min=1e-8))
 
 
 class AutoencoderStage(Stage):
@@ -106,13 +120,3 @@ class AutoencoderStage(Stage):
         with torch.inference_mode():
             module.model.fit_scale(to_unit(source.pixels(source.specs(np.random.default_rng(3), 512), 128)))
         module.model.save(folder / "autoencoder")
-
-
-def box_masks(specs: list[SceneSpec], size: int = 128) -> torch.Tensor:
-    """float32 (B, size, size): 1 inside the box of any object."""
-    masks = np.zeros((len(specs), size, size), np.float32)
-    for mask, spec in zip(masks, specs, strict=True):
-        for item in spec.objects:
-            x0, y0, x1, y1 = item.box
-            mask[y0:y1, x0:x1] = 1
-    return torch.from_numpy(masks)

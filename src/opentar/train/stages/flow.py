@@ -15,15 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from opentar.data.sheet import contact_sheet
+from opentar.eval.measures import box_masks
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.tokens_to_image.autoencoder import Autoencoder
 from opentar.tokens_to_image.flow import FlowConfig, FlowDetokenizer, FlowTransformer, draw_times
-from opentar.train.corpus import Corpus, spell
-from opentar.train.stage import LoopSettings, Stage
-from opentar.train.stages.autoencoder import box_masks
-from opentar.train.stages.pictures import ScenePictures, to_pictures, to_unit
-from opentar.train.stages.ta_tok import vocab_of
+from opentar.train.corpus import Corpus
+from opentar.train.stage import LoopSettings
+from opentar.train.stages.painting import PaintingStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +62,18 @@ class FlowModule(nn.Module):
         return loss, {"velocity": loss.detach()}
 
 
-class FlowStage(Stage):
+class FlowStage(PaintingStage):
     """See the module docstring."""
 
     name = "flow"
+    shown_scales = (1, 2)
 
     def __init__(
         self, settings: FlowSettings, corpora: Sequence[Corpus], ta_tok: TATok, autoencoder: Autoencoder
     ) -> None:
-        self.recipe, self.settings = settings, settings.loop
-        self.corpora, self.ta_tok, self.autoencoder = corpora, ta_tok, autoencoder
-        self.scales = vocab_of(ta_tok.config).scales
+        super().__init__(corpora, ta_tok)
+        self.recipe, self.settings, self.autoencoder = settings, settings.loop, autoencoder
+        self.scale_shares, self.corpus_shares = settings.scale_shares, settings.corpus_shares
 
     def module(self) -> nn.Module:
         return FlowModule(self.recipe, self.ta_tok)
@@ -83,48 +82,14 @@ class FlowStage(Stage):
         return ("side_embedding", "positions", "no_condition")
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
-        scale = int(rng.choice(3, p=self.recipe.scale_shares))
-        codes, latents, specs = [], [], []
-        for _ in range(size):
-            corpus = self.corpora[int(rng.choice(len(self.corpora), p=self.recipe.corpus_shares))]
-            index = int(rng.integers(len(corpus.specs)))
-            assert corpus.latents is not None
-            codes.append(corpus.codes[scale][index])
-            latents.append(corpus.latents[index].float())
-            specs.append(corpus.specs[index])
-        side = self.recipe.model.latent_side
-        covered = F.adaptive_avg_pool2d(box_masks(specs), side)
+        codes, latents, specs = self.draw_samples(rng, size)
+        covered = F.adaptive_avg_pool2d(box_masks(specs), self.recipe.model.latent_side)
         weight = 1 + (self.recipe.object_weight - 1) * covered
-        weight = weight / weight.mean((1, 2), keepdim=True)
-        return {"codes": torch.stack(codes), "latents": torch.stack(latents), "weight": weight}
+        return {"codes": codes, "latents": latents, "weight": weight / weight.mean((1, 2), keepdim=True)}
 
-    def _shown(self, module: nn.Module, count: int, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Held-out pictures in the drawing style and what comes back of them, both in [-1, 1]."""
+    def painter(self, module: nn.Module) -> FlowDetokenizer:
         assert isinstance(module, FlowModule)
-        styles = sorted({item.style for item in self.corpora[0].specs[0].objects})
-        source = ScenePictures(split="val", styles=styles)
-        specs = source.specs(np.random.default_rng(5), count)
-        codes = spell(specs, source, self.ta_tok, None, self.scales)[f"codes{scale}"].long()
-        painter = FlowDetokenizer(module.model, self.autoencoder)
-        made = painter.decode(self.ta_tok.decode(codes).float(), seed=list(range(count)))
-        return to_unit(source.pictures(specs)), made * 2 - 1
-
-    def scores(self, module: nn.Module) -> dict[str, float]:
-        scores = {}
-        for scale in (1, 2):
-            given, made = self._shown(module, max(2, self.settings.score_size // 6), scale)
-            mse = (given - made).square().mean((1, 2, 3)).clamp(min=1e-8)
-            scores[f"psnr_s{scale}"] = float((10 * torch.log10(4 / mse)).mean())
-        return scores
-
-    def samples(self, module: nn.Module, folder: Path, step: int) -> None:
-        rows, titles = [], []
-        for scale in (1, 2):
-            given, made = self._shown(module, 16, scale)
-            rows += to_pictures(given) + to_pictures(made)
-            titles += ["given"] * 16 + [f"scale {scale}"] * 16
-        contact_sheet(rows, titles, 16).save(folder / f"step-{step:07d}.png")
+        return FlowDetokenizer(module.model, self.autoencoder)
 
     def finish(self, module: nn.Module, folder: Path) -> None:
-        assert isinstance(module, FlowModule)
-        FlowDetokenizer(module.model, self.autoencoder).save(folder / "detok")
+        self.painter(module).save(folder / "detok")

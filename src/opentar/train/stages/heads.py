@@ -11,14 +11,14 @@ from torch import nn
 
 from opentar.data.palette import BACKGROUNDS, COLOURS
 
-NO_CONCEPT = -1
-OWN_COLOUR = len(COLOURS)
+SURE = 0.5
+"""A cell names an object from this probability on."""
 
 
 class DenseHeads(nn.Module):
     """Concept, colour, centre, background and word direction, read linearly from normalised features.
 
-    `text_KD` float32 (K, T): one sentence embedding per concept name, frozen.
+    `text_KT` float32 (K, T): one sentence embedding per concept name, frozen.
     """
 
     text_KT: torch.Tensor
@@ -87,11 +87,12 @@ class DenseHeads(nn.Module):
 
     @torch.no_grad()
     def names(self, feats_1ND: torch.Tensor) -> set[tuple[int, int]]:
-        """(concept, colour) of every cell of one picture that shows an object, colour 11 for the object's own."""
+        """(concept, colour) of every cell of one picture that surely shows an object; colour 11 is its own."""
         feats_ND = normalise(feats_1ND)[0]
-        concepts, colours = self.concept(feats_ND).argmax(-1), self.colour(feats_ND).argmax(-1)
-        pairs = zip(concepts.tolist(), colours.tolist(), strict=True)
-        return {(concept, colour) for concept, colour in pairs if concept < len(self.text_KT)}
+        sure, concepts = self.concept(feats_ND).float().softmax(-1).max(-1)
+        colours = self.colour(feats_ND).argmax(-1)
+        named = (sure > SURE) & (concepts < len(self.text_KT))
+        return set(zip(concepts[named].tolist(), colours[named].tolist(), strict=True))
 
 
 def mean_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -54,8 +54,6 @@ class JointSettings:
     """Share of reading samples from the corpus of the drawing style; the rest comes from all styles."""
     text_weight: float = 0.5
     """Weight of the mean text loss beside the mean code loss."""
-    caption_share: float = 0.6
-    """Of text -> text samples, the share made from captions."""
 
 
 class JointStage(Stage):
@@ -70,12 +68,13 @@ class JointStage(Stage):
         tokenizer: TextTokenizer,
         ta_tok: TATok,
         heads: DenseHeads,
+        texts: TextTasks,
         start: dict[str, torch.Tensor] | None,
     ) -> None:
         self.recipe, self.settings, self.corpora = settings, settings.loop, corpora
         self.ta_tok, self.heads, self.start = ta_tok, heads, start
         self.prompts = PromptBuilder(tokenizer, settings.model.vocab, limit=settings.model.max_length)
-        self.texts = TextTasks(settings.caption_share, 0.03)
+        self.texts = texts
 
     def module(self) -> nn.Module:
         model = TarLanguageModel(self.recipe.model)
@@ -104,9 +103,15 @@ class JointStage(Stage):
         return self.prompts.train_conversation(conversation(codes, self._asked(spec, lang, rng)))
 
     def _asked(self, spec: SceneSpec, lang: str, rng: np.random.Generator) -> list[QA]:
-        asked = [*questions(spec, lang, rng), describe(spec, lang, rng)]
-        order = rng.permutation(len(asked))[: self.recipe.answers]
-        return [asked[place] for place in order]
+        """A few questions of different kinds, by lot: of two of one kind the first answer would give the second away.
+
+        A description comes first, before any question could quote from it.
+        """
+        asked = questions(spec, lang, rng)
+        by_kind = {asked[place].kind: asked[place] for place in rng.permutation(len(asked))}
+        chosen = [*by_kind.values(), describe(spec, lang, rng)]
+        order = rng.permutation(len(chosen))[: self.recipe.answers]
+        return sorted((chosen[place] for place in order), key=lambda qa: qa.kind != "describe")
 
     def scores(self, module: nn.Module) -> dict[str, float]:
         assert isinstance(module, LanguageModule)
@@ -115,7 +120,7 @@ class JointStage(Stage):
     def _drawing_scores(self, model: TarLanguageModel) -> dict[str, float]:
         """Draw held-out scenes and read the codes back with the teacher's heads: names, and names with colours."""
         scores, scale = {}, model.vocab.scale(1)
-        styles = sorted({item.style for item in self.corpora[0].specs[0].objects})
+        styles = self.corpora[0].styles
         for kind in ("single", "colour", "two"):
             source = ScenePictures(split="val", styles=styles, kinds=[kind])
             specs = source.specs(np.random.default_rng(9), max(2, self.settings.score_size // 8))
@@ -171,7 +176,8 @@ def conversation(codes: Sequence[int], asked: Sequence[QA]) -> list[Turn]:
 
 
 def said_right(heads: DenseHeads, feats_1ND: torch.Tensor, spec: SceneSpec) -> bool:
-    """Whether the frozen heads find the scene's names and colours among the strongest cells, each object anywhere."""
+    """Whether the frozen heads find exactly the scene's names, each in its colour where one was asked for."""
     found = heads.names(feats_1ND)
     wanted = {(item.concept, COLOURS.index(item.colour) if item.colour else None) for item in spec.objects}
-    return all(any(name == concept and colour in (None, hue) for name, hue in found) for concept, colour in wanted)
+    coloured = all(any(name == concept and colour in (None, hue) for name, hue in found) for concept, colour in wanted)
+    return coloured and {name for name, _ in found} == {concept for concept, _ in wanted}

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from opentar.data.sheet import contact_sheet
+from opentar.eval.measures import box_masks
 from opentar.tokens_to_image.autoencoder import Autoencoder
 from opentar.tokens_to_image.vqgan import LatentVQ, LatentVQConfig, fit_kmeans
 from opentar.train.stage import LoopSettings, Stage
-from opentar.train.stages.autoencoder import box_masks
+from opentar.train.stages.autoencoder import decibels, picture_loss
 from opentar.train.stages.pictures import ScenePictures, to_pictures, to_unit
 
 
@@ -57,12 +58,7 @@ class LatentVQModule(nn.Module):
         with torch.no_grad():
             latents = self.model.latents(self.model.encode(pixels))
         made = self.model.autoencoder.decode(latents).float()
-        weight = 1 + (self.object_weight - 1) * batch["inside"].unsqueeze(1)
-        error = (made - pixels) * weight
-        down, right = made.diff(dim=2) - pixels.diff(dim=2), made.diff(dim=3) - pixels.diff(dim=3)
-        edges = (down.abs() * weight[:, :, 1:]).mean() + (right.abs() * weight[:, :, :, 1:]).mean()
-        loss = 5 * ((made - pixels).square() * weight).mean() + error.abs().mean() + edges
-        return loss, {"psnr": 10 * torch.log10(4 / (made.detach() - pixels).square().mean()), "edges": edges.detach()}
+        return picture_loss(made, pixels, batch["inside"], self.object_weight)
 
 
 class LatentVQStage(Stage):
@@ -107,11 +103,8 @@ class LatentVQStage(Stage):
         given = to_unit(source.pictures(source.specs(np.random.default_rng(11), max(2, self.settings.score_size // 3))))
         codes = torch.cat([module.model.encode(part) for part in given.split(32)])
         made = torch.cat([module.model.decode_codes(part) for part in codes.split(32)]) * 2 - 1
-        mse = (made - given).square().mean((1, 2, 3)).clamp(min=1e-8)
-        return {
-            "psnr": float((10 * torch.log10(4 / mse)).mean()),
-            "used": codes.unique().numel() / len(module.model.codebook),
-        }
+        used = codes.unique().numel() / len(module.model.codebook)
+        return {"psnr": float(decibels(made, given).mean()), "used": used}
 
     def samples(self, module: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(module, LatentVQModule)

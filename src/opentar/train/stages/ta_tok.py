@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from opentar.core.folder import load_part, strict_load
 from opentar.data.sheet import contact_sheet
+from opentar.eval.measures import usage
 from opentar.image_to_tokens.encoder import VisionEncoder, pool_grid
-from opentar.image_to_tokens.quantizer import choose_rows
+from opentar.image_to_tokens.quantizer import Quantized, choose_rows
 from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
-from opentar.train.corpus import usage
+from opentar.tokens_to_image.vqgan import fit_kmeans
 from opentar.train.stage import LoopSettings, Stage
 from opentar.train.stages.heads import DenseHeads, normalise
 from opentar.train.stages.pictures import ScenePictures, label_batch, to_pictures, to_unit
@@ -35,8 +37,12 @@ HEAD_SHARES = {"concept": 1.0, "colour": 0.5, "background": 0.15, "centre": 0.1}
 """How much each of the teacher's heads has to say about which directions of its features the codes start from."""
 PLAIN = 0.15
 """The same for all directions alike: what no head asks for (shape, style) is needed for drawing."""
+OBJECT_CELL = 4.0
+"""Weight of a cell that shows an object in the codebook terms."""
 SOFTNESS = 0.05
 """Temperature of the soft choice in the spread loss."""
+CLUSTERED = 60_000
+"""Most object cells that the codebook is laid onto at the start."""
 CELLS = 512
 """Object cells of a batch that the spread loss looks at; four times fewer empty ones."""
 PATCH = 8
@@ -49,13 +55,17 @@ class TATokSettings:
 
     loop: LoopSettings
     model: TATokConfig
-    mosaic_share: float = 0.4
+    mosaic_share: float = 0.15
+    start_pictures: int = 3072
+    """Pictures whose features the codebook is laid onto before the first step."""
+    held_steps: int = 0
+    """Steps in which the bottleneck's two linear layers do not learn either."""
     frozen_steps: int = 0
     """Steps in which the encoder stays the teacher's own: the codebook finds its place at a third of the price."""
     scale_shares: tuple[float, ...] = (0.12, 0.6, 0.28)
     """How often a batch is spelled at each scale index."""
     weights: dict[str, float] = field(
-        default_factory=lambda: {"cosine": 1.0, "codebook": 0.5, "dense": 0.3, "paint": 2.0, "spread": 0.1}
+        default_factory=lambda: {"cosine": 1.0, "codebook": 0.2, "dense": 0.3, "paint": 2.0, "spread": 0.1}
     )
     dense: dict[str, float] = field(
         default_factory=lambda: {"concept": 1.0, "colour": 1.0, "centre": 0.5, "background": 0.3, "word": 0.0}
@@ -96,7 +106,9 @@ class TATokModule(nn.Module):
         paint = ((painted - patches(pixels, scale.side)).abs() * weight).mean()
         parts = {
             "cosine": cosine,
-            "codebook": out.quantized.loss,
+            "codebook": codebook_term(
+                out.quantized, batch["concept"] >= 0, self.model.config.quantizer.commitment_weight
+            ),
             "dense": sum((self.recipe.dense[name] * value for name, value in dense.items()), torch.zeros(())),
             "paint": paint,
             "spread": spread_loss(out.quantized.z_BNC, out.quantized.table_KC, batch["concept"] >= 0),
@@ -107,20 +119,33 @@ class TATokModule(nn.Module):
         return loss, {**shown, "codes_in_batch": codes_used}
 
 
+def codebook_term(quantized: Quantized, seen_BN: torch.Tensor, commitment: float) -> torch.Tensor:
+    """The two stop-gradient terms, object cells weighed up: grounds are most cells and would pull every row to them."""
+    weight_BN = torch.where(seen_BN, OBJECT_CELL, 1.0)
+    z_BNC, rows_BNC = quantized.z_BNC, F.embedding(quantized.codes_BN, quantized.table_KC)
+    to_features = (rows_BNC - z_BNC.detach()).square().sum(-1)
+    to_rows = (rows_BNC.detach() - z_BNC).square().sum(-1)
+    return ((to_features + commitment * to_rows) * weight_BN).sum() / weight_BN.sum()
+
+
 def spread_loss(z_BNC: torch.Tensor, table_KC: torch.Tensor, seen_BN: torch.Tensor) -> torch.Tensor:
     """Minus the entropy (nats) of the codes' average use, plus the average entropy of each choice: use all, be sure.
 
-    Softmax of cosine / SOFTNESS stands for the choice. Cells that show an object count as many as all empty ones
-    together: grounds are few and need few codes. Source: the entropy penalty of MAGVIT-v2 (arXiv 2310.05737).
+    Softmax of cosine / SOFTNESS stands for the choice. Four object cells stand beside one
+    empty one: grounds are few and need few codes. Source: the entropy penalty of MAGVIT-v2 (arXiv 2310.05737).
     """
     with torch.autocast(z_BNC.device.type, enabled=False):
-        seen, empty = z_BNC[seen_BN], z_BNC[~seen_BN]
-        few = torch.cat([seen[:CELLS], empty[: max(1, CELLS // 4)]])
+        few = torch.cat([some(z_BNC[seen_BN], CELLS), some(z_BNC[~seen_BN], CELLS // 4)])
         chosen_MK = (few @ table_KC.T / SOFTNESS).softmax(-1)
         average_K = chosen_MK.mean(0)
         spread = -(average_K * (average_K + 1e-9).log()).sum()
         doubt = -(chosen_MK * (chosen_MK + 1e-9).log()).sum(-1).mean()
         return doubt - spread
+
+
+def some(rows_MC: torch.Tensor, count: int) -> torch.Tensor:
+    """At most `count` of the rows, by lot."""
+    return rows_MC[torch.randperm(len(rows_MC))[:count].to(rows_MC.device)]
 
 
 def patches(pixels_B3HW: torch.Tensor, side: int) -> torch.Tensor:
@@ -137,14 +162,13 @@ def unpatch(patches_BNP: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def spread_out(model: TATok, heads: DenseHeads, pixels_B3HW: torch.Tensor) -> None:
+def start_bottleneck(model: TATok, heads: DenseHeads, feats_MD: torch.Tensor) -> None:
     """Start the bottleneck so that codes say what matters from the first step.
 
     From a random start all features point the same way; the codebook follows them there and every picture gets one code
-    (seen within 40 steps). So both maps are set from data once: features are centred and weighed by how much the
-    teacher's heads look at each direction, and the word rows are turned so that they spread as those features do.
+    (seen within 40 steps). So both maps are set from the teacher's features (M, D) once: features are centred and
+    weighed by how much the teacher's heads look at each direction, and the codebook is laid onto their clusters.
     """
-    feats_MD = pool_grid(model.encoder(pixels_B3HW), 2).flatten(0, 1).float()
     first = model.encode_task_layer[0]
     assert isinstance(first, nn.Linear)
     # Half a deviation keeps the features in the nearly linear part of Tanh.
@@ -158,18 +182,41 @@ def spread_out(model: TATok, heads: DenseHeads, pixels_B3HW: torch.Tensor) -> No
         product_DD = weight.T @ weight
         metric_DD += share * product_DD * len(product_DD) / product_DD.trace()
     values_D, vectors_DD = torch.linalg.eigh(metric_DD)
-    looks_DD = (vectors_DD * values_D.clamp(min=0).sqrt()).T
-    model.in_linear.weight.copy_(looks_DD / scale_D)
+    model.in_linear.weight.copy_((vectors_DD * values_D.clamp(min=0).sqrt()).T / scale_D)
     model.in_linear.bias.zero_()
-    projection = model.quantizer.embedding_proj
-    if isinstance(projection, nn.Linear):
-        z_MC = F.normalize(model.in_linear(model.encode_task_layer(feats_MD)), dim=-1)
-        mean_E, from_rows_E, rows_EE = spectrum(model.quantizer.embedding.weight)
-        mean_C, to_features_C, features_CC = spectrum(z_MC)
-        width = min(len(from_rows_E), len(to_features_C))
-        gains = (to_features_C[:width] / from_rows_E[:width].clamp(min=1e-6 * float(from_rows_E[0]))).sqrt()
-        projection.weight.copy_((features_CC[:, :width] * gains) @ rows_EE[:, :width].T)
-        projection.bias.copy_(mean_C - projection.weight @ mean_E)
+    z_MC = F.normalize(model.in_linear(model.encode_task_layer(feats_MD)), dim=-1)
+    shows = heads.concept(normalise(feats_MD)).argmax(-1) < len(heads.text_KT)
+    # Grounds are few: a tenth of the rows is enough to say them.
+    picked = torch.cat([some(z_MC[shows], CLUSTERED), some(z_MC[~shows], CLUSTERED // 10)])
+    table = model.quantizer.embedding.weight
+    centres_KC = fit_kmeans(picked, len(table), torch.Generator().manual_seed(0), rounds=6)
+    if isinstance(model.quantizer.embedding_proj, nn.Linear):
+        lay_onto(model.quantizer.embedding_proj, table, F.normalize(centres_KC, dim=-1))
+    else:
+        table.copy_(centres_KC)
+
+
+@torch.no_grad()
+def lay_onto(projection: nn.Linear, rows_KE: torch.Tensor, centres_KC: torch.Tensor, rounds: int = 4) -> None:
+    """Set `projection` so that the projected rows lie close to the centres, one row for each.
+
+    Which row goes where is free: rows and centres are first spread alike, then matched one to one (least squared
+    distance) and the projection is fitted to the match, in turns.
+    """
+    mean_E, from_rows_E, rows_EE = spectrum(rows_KE)
+    mean_C, to_centres_C, centres_CC = spectrum(centres_KC)
+    width = min(len(from_rows_E), len(to_centres_C))
+    gains = (to_centres_C[:width] / from_rows_E[:width].clamp(min=1e-6 * float(from_rows_E[0]))).sqrt()
+    weight_CE = (centres_CC[:, :width] * gains) @ rows_EE[:, :width].T
+    bias_C = mean_C - weight_CE @ mean_E
+    with_one = torch.cat([rows_KE, torch.ones(len(rows_KE), 1)], dim=1)
+    for _ in range(rounds):
+        laid_KC = rows_KE @ weight_CE.T + bias_C
+        _, match = linear_sum_assignment(torch.cdist(laid_KC, centres_KC).square().numpy())
+        solution = torch.linalg.lstsq(with_one, centres_KC[torch.from_numpy(match)]).solution
+        weight_CE, bias_C = solution[:-1].T, solution[-1]
+    projection.weight.copy_(weight_CE)
+    projection.bias.copy_(bias_C)
 
 
 def spectrum(rows_MD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -202,16 +249,22 @@ class TATokStage(Stage):
             rows = choose_rows(table, self.vocab.codebook_size, excluded_rows(pieces))
             module.model.quantizer.start_from(table[rows])
             self.words = [pieces[row] for row in rows.tolist()]
-        specs = self.source.specs(np.random.default_rng(23), 256)
-        spread_out(module.model, module.heads, to_unit(self.source.pixels(specs, self.recipe.model.vision.image_size)))
+        start_bottleneck(module.model, module.heads, self._taught(module))
         return module
+
+    @torch.no_grad()
+    def _taught(self, module: TATokModule) -> torch.Tensor:
+        """The teacher's features (M, D) of training scenes at the middle scale, a row for each cell."""
+        rng, size = np.random.default_rng(23), self.recipe.model.vision.image_size
+        parts = [self.source.pixels(self.source.specs(rng, 32), size) for _ in range(self.recipe.start_pictures // 32)]
+        return torch.cat([pool_grid(module.teacher(to_unit(pixels)), 2).flatten(0, 1) for pixels in parts]).float()
 
     def before_step(self, module: nn.Module, step: int) -> None:
         assert isinstance(module, TATokModule)
         module.encoder_frozen = step < self.recipe.frozen_steps
-        # With the features held still the codebook can only come to them; let loose, both run to one point.
+        # Rows come to features that hold still; let loose at once, both run to a few points.
         for part in (module.model.encode_task_layer, module.model.in_linear):
-            part.requires_grad_(not module.encoder_frozen)
+            part.requires_grad_(step >= self.recipe.held_steps)
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
         scale = self.vocab.scale(int(rng.choice(3, p=self.recipe.scale_shares)))

@@ -6,6 +6,7 @@ translations; the byte-level BPE is made from the same texts first.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,11 @@ def build_tokenizer(folder: Path, size: int) -> TextTokenizer:
     """The tokenizer in `folder`, trained there first where it is missing; the same texts give the same pieces."""
     if not (folder / "tokenizer.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        train_bpe(bpe_texts(), size=size).save(folder)
+        # Its existence means that it is whole, so it appears in one move.
+        unfinished = folder.with_name(folder.name + ".partial")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        train_bpe(bpe_texts(), size=size).save(unfinished)
+        os.replace(unfinished / "tokenizer.json", folder / "tokenizer.json")
     return TextTokenizer.load(folder)
 
 
@@ -122,11 +127,11 @@ class TextStage(Stage):
 
     name = "text"
 
-    def __init__(self, settings: TextSettings, tokenizer: TextTokenizer) -> None:
+    def __init__(self, settings: TextSettings, tokenizer: TextTokenizer, tasks: TextTasks) -> None:
         self.recipe, self.settings = settings, settings.loop
         self.tokenizer = tokenizer
         self.prompts = PromptBuilder(tokenizer, settings.model.vocab, limit=settings.model.max_length)
-        self.tasks = TextTasks(settings.caption_share, settings.held_out)
+        self.tasks = tasks
 
     def module(self) -> nn.Module:
         return LanguageModule(TarLanguageModel(self.recipe.model))

@@ -1,0 +1,77 @@
+"""What both de-tokenizers' stages share: samples from corpora, and held-out pictures painted again from their codes."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from opentar.data.sheet import contact_sheet
+from opentar.data.spec import SceneSpec
+from opentar.image_to_tokens.ta_tok import TATok
+from opentar.tokens_to_image.detokenizer import Detokenizer
+from opentar.train.corpus import Corpus, spell
+from opentar.train.stage import Stage
+from opentar.train.stages.autoencoder import decibels
+from opentar.train.stages.pictures import ScenePictures, to_pictures, to_unit
+from opentar.train.stages.ta_tok import vocab_of
+
+
+class PaintingStage(Stage):
+    """A stage that learns pictures from codes. `corpora`: the drawing style's first, all styles' second."""
+
+    scale_shares: tuple[float, ...]
+    """How often a batch comes from codes of each scale index."""
+    corpus_shares: tuple[float, ...]
+    """How often a sample comes from each corpus."""
+    shown_scales: tuple[int, ...] = (1,)
+    """Scales that are scored and shown."""
+
+    def __init__(self, corpora: Sequence[Corpus], ta_tok: TATok) -> None:
+        self.corpora, self.ta_tok = corpora, ta_tok
+        self.scales = vocab_of(ta_tok.config).scales
+
+    @abc.abstractmethod
+    def painter(self, module: nn.Module) -> Detokenizer:
+        """The de-tokenizer around the weights that are being trained."""
+
+    def draw_samples(self, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor, list[SceneSpec]]:
+        """Codes int64 (B, N) of one scale, latents float32 (B, 4, 16, 16) and the scenes they come from."""
+        scale = int(rng.choice(len(self.scales), p=self.scale_shares))
+        picked = []
+        for _ in range(size):
+            corpus = self.corpora[int(rng.choice(len(self.corpora), p=self.corpus_shares))]
+            picked.append((corpus, int(rng.integers(len(corpus.specs)))))
+        codes = torch.stack([corpus.codes[scale][index] for corpus, index in picked])
+        latents = torch.stack([corpus.latents[index] for corpus, index in picked if corpus.latents is not None])
+        assert len(latents) == size, "a corpus without latents cannot teach painting"
+        return codes, latents.float(), [corpus.specs[index] for corpus, index in picked]
+
+    def shown(self, module: nn.Module, count: int, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Held-out pictures in the drawing style and what comes back of their codes, both in [-1, 1]."""
+        source = ScenePictures(split="val", styles=self.corpora[0].styles)
+        specs = source.specs(np.random.default_rng(5), count)
+        codes = spell(specs, source, self.ta_tok, None, self.scales)[f"codes{scale}"].long()
+        made = self.painter(module).decode(self.ta_tok.decode(codes).float(), seed=list(range(count)))
+        return to_unit(source.pictures(specs)), made * 2 - 1
+
+    def scores(self, module: nn.Module) -> dict[str, float]:
+        """PSNR in dB at each shown scale."""
+        count = max(2, self.settings.score_size // 8)
+        return {
+            f"psnr_s{scale}": float(decibels(*reversed(self.shown(module, count, scale))).mean())
+            for scale in self.shown_scales
+        }
+
+    def samples(self, module: nn.Module, folder: Path, step: int) -> None:
+        """A sheet: given pictures, and the same painted from their codes."""
+        rows, titles = [], []
+        for scale in self.shown_scales:
+            given, made = self.shown(module, 16, scale)
+            rows += to_pictures(given) + to_pictures(made)
+            titles += ["given"] * 16 + [f"scale {scale}"] * 16
+        contact_sheet(rows, titles, 16).save(folder / f"step-{step:07d}.png")
