@@ -34,8 +34,12 @@ class TATokConfig:
     """the codebook"""
     decoder: DecoderConfig
     """the feature decoder"""
+    task_size: int | None = None
+    """width between the two linear layers before the quantizer; None = the encoder's width, as published"""
 
     def __post_init__(self) -> None:
+        if self.task_size is not None and self.task_size < 1:
+            raise ConfigError(f"task_size is {self.task_size}; give a positive number, or leave it out")
         if self.decoder.input_size != self.quantizer.width:
             raise ConfigError(
                 f"decoder.input_size {self.decoder.input_size} is not quantizer.width {self.quantizer.width};"
@@ -64,9 +68,10 @@ class TATok(nn.Module):
         super().__init__()
         self.config = config
         width = config.vision.hidden_size
+        task_size = config.task_size or width
         self.encoder = VisionEncoder(config.vision)
-        self.encode_task_layer = nn.Sequential(nn.Linear(width, width), nn.Tanh())
-        self.in_linear = nn.Linear(width, config.quantizer.width)
+        self.encode_task_layer = nn.Sequential(nn.Linear(width, task_size), nn.Tanh())
+        self.in_linear = nn.Linear(task_size, config.quantizer.width)
         self.quantizer = TextAlignedQuantizer(config.quantizer)
         self.decoder = FeatureDecoder(config.decoder)
 
@@ -133,7 +138,7 @@ class TATok(nn.Module):
                 )
 
     def task_features(self, pooled_BND: torch.Tensor) -> torch.Tensor:
-        """Pooled features after Linear and Tanh, the last ones before the bottleneck; same shape."""
+        """Pooled features after Linear and Tanh, the last ones before the bottleneck, (B, N, task_size)."""
         return self.encode_task_layer(pooled_BND)
 
     def codebook(self) -> torch.Tensor:

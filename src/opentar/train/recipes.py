@@ -80,6 +80,7 @@ def nano() -> Recipe:
                 vision=vision,
                 quantizer=QuantizerConfig(codebook_size=4096, width=256, row_width=384, commitment_weight=0.1),
                 decoder=decoder,
+                task_size=1024,
             ),
         ),
         autoencoder=AutoencoderSettings(
@@ -119,7 +120,7 @@ def smoke() -> Recipe:
         name: replace(getattr(recipe, name), loop=short(getattr(recipe, name).loop))
         for name in ("teacher", "ta_tok", "autoencoder", "flow", "ar", "text", "joint")
     }
-    staged["ta_tok"] = replace(staged["ta_tok"], start_pictures=256)
+    staged["ta_tok"] = replace(staged["ta_tok"], start_pictures=256, settle_steps=2)
     corpus = CorpusSettings(scenes=8, shard=4, latents=True, styles=(DRAWING_STYLE,))
     canvas = replace(
         recipe.latent_vq, loop=short(recipe.latent_vq.loop), pictures=64, rows=2400, rounds=1, codebook_size=2048

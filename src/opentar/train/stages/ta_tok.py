@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
+from opentar.core.errors import ConfigError
 from opentar.core.folder import load_part, strict_load
 from opentar.data.sheet import contact_sheet
 from opentar.eval.measures import usage
@@ -40,7 +41,9 @@ PLAIN = 0.15
 OBJECT_CELL = 4.0
 """Weight of a cell that shows an object in the codebook terms."""
 SOFTNESS = 0.05
-"""Temperature of the soft choice in the spread loss."""
+"""Temperature of a soft choice of codes, in the spread loss and while settling."""
+SETTLE_RATE = 2e-3
+"""Peak learning rate of settling."""
 CLUSTERED = 60_000
 """Most object cells that the codebook is laid onto at the start."""
 CELLS = 512
@@ -58,6 +61,8 @@ class TATokSettings:
     mosaic_share: float = 0.15
     start_pictures: int = 3072
     """Pictures whose features the codebook is laid onto before the first step."""
+    settle_steps: int = 0
+    """Steps of the start in which the bottleneck is tuned until features find the row of their cluster."""
     held_steps: int = 0
     """Steps in which the bottleneck's two linear layers do not learn either."""
     frozen_steps: int = 0
@@ -162,19 +167,26 @@ def unpatch(patches_BNP: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def start_bottleneck(model: TATok, heads: DenseHeads, feats_MD: torch.Tensor) -> None:
+def start_bottleneck(model: TATok, heads: DenseHeads, feats_MD: torch.Tensor, settle_steps: int) -> None:
     """Start the bottleneck so that codes say what matters from the first step.
 
     From a random start all features point the same way; the codebook follows them there and every picture gets one code
     (seen within 40 steps). So both maps are set from the teacher's features (M, D) once: features are centred and
-    weighed by how much the teacher's heads look at each direction, and the codebook is laid onto their clusters.
+    weighed by how much the teacher's heads look at each direction, the codebook is laid onto their clusters, and (with
+    `settle_steps`) the features are tuned to find the row of their cluster.
     """
     first = model.encode_task_layer[0]
     assert isinstance(first, nn.Linear)
     # Half a deviation keeps the features in the nearly linear part of Tanh.
     scale_D = 0.5 / feats_MD.std(0).clamp(min=1e-3)
-    first.weight.copy_(torch.diag(scale_D))
-    first.bias.copy_(-feats_MD.mean(0) * scale_D)
+    width = len(scale_D)
+    if first.out_features < width:
+        raise ConfigError(f"task_size is {first.out_features}; training needs at least the encoder's width, {width}")
+    # The first units pass the features on, further ones start as random mixtures that nobody listens to yet.
+    nn.init.normal_(first.weight, std=2.0 * width**-0.5)
+    first.weight.mul_(scale_D)
+    first.weight[:width] = torch.diag(scale_D)
+    first.bias.copy_(-first.weight @ feats_MD.mean(0))
     metric_DD = torch.eye(feats_MD.shape[1]) * PLAIN
     for head, share in HEAD_SHARES.items():
         weight = getattr(heads, head).weight.float()
@@ -182,23 +194,49 @@ def start_bottleneck(model: TATok, heads: DenseHeads, feats_MD: torch.Tensor) ->
         product_DD = weight.T @ weight
         metric_DD += share * product_DD * len(product_DD) / product_DD.trace()
     values_D, vectors_DD = torch.linalg.eigh(metric_DD)
-    model.in_linear.weight.copy_((vectors_DD * values_D.clamp(min=0).sqrt()).T / scale_D)
+    model.in_linear.weight.zero_()
+    model.in_linear.weight[:, :width] = (vectors_DD * values_D.clamp(min=0).sqrt()).T / scale_D
     model.in_linear.bias.zero_()
     z_MC = F.normalize(model.in_linear(model.encode_task_layer(feats_MD)), dim=-1)
     shows = heads.concept(normalise(feats_MD)).argmax(-1) < len(heads.text_KT)
     # Grounds are few: a tenth of the rows is enough to say them.
-    picked = torch.cat([some(z_MC[shows], CLUSTERED), some(z_MC[~shows], CLUSTERED // 10)])
+    chosen = torch.cat([some(shows.nonzero()[:, 0], CLUSTERED), some((~shows).nonzero()[:, 0], CLUSTERED // 10)])
     table = model.quantizer.embedding.weight
-    centres_KC = fit_kmeans(picked, len(table), torch.Generator().manual_seed(0), rounds=6)
+    centres_KC = fit_kmeans(z_MC[chosen], len(table), torch.Generator().manual_seed(0), rounds=6)
     if isinstance(model.quantizer.embedding_proj, nn.Linear):
-        lay_onto(model.quantizer.embedding_proj, table, F.normalize(centres_KC, dim=-1))
+        centres_KC = lay_onto(model.quantizer.embedding_proj, table, F.normalize(centres_KC, dim=-1))
     else:
         table.copy_(centres_KC)
+    nearest = [(z @ centres_KC.T - 0.5 * centres_KC.square().sum(-1)).argmax(-1) for z in z_MC[chosen].split(4096)]
+    settle(model, feats_MD[chosen], torch.cat(nearest), settle_steps)
+
+
+def settle(model: TATok, feats_MD: torch.Tensor, codes_M: torch.Tensor, steps: int) -> None:
+    """Tune the bottleneck's layers until features (M, D) find their codes (M,); the codebook stays where it lies.
+
+    Rows that move too find more of the features, but no longer say what they mean by where they lie, and a decoder has
+    to learn every one by heart (docs/lab.md).
+    """
+    layers = [model.encode_task_layer, model.in_linear]
+    weights = [weight for layer in layers for weight in layer.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=SETTLE_RATE, weight_decay=0.01, fused=True)
+    generator = torch.Generator().manual_seed(1)
+    table_KC = model.quantizer.codebook().detach()
+    with torch.enable_grad():
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = SETTLE_RATE * min(1.0, (step + 1) / 50) * (1 - step / steps)
+            picked = torch.randint(len(feats_MD), (1024,), generator=generator)
+            z_MC = F.normalize(model.in_linear(model.encode_task_layer(feats_MD[picked])), dim=-1)
+            loss = F.cross_entropy(z_MC @ table_KC.T / SOFTNESS, codes_M[picked])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()
-def lay_onto(projection: nn.Linear, rows_KE: torch.Tensor, centres_KC: torch.Tensor, rounds: int = 4) -> None:
-    """Set `projection` so that the projected rows lie close to the centres, one row for each.
+def lay_onto(projection: nn.Linear, rows_KE: torch.Tensor, centres_KC: torch.Tensor, rounds: int = 4) -> torch.Tensor:
+    """Set `projection` so that the projected rows lie close to the centres; returns the centre (K, C) of each row.
 
     Which row goes where is free: rows and centres are first spread alike, then matched one to one (least squared
     distance) and the projection is fitted to the match, in turns.
@@ -217,6 +255,7 @@ def lay_onto(projection: nn.Linear, rows_KE: torch.Tensor, centres_KC: torch.Ten
         weight_CE, bias_C = solution[:-1].T, solution[-1]
     projection.weight.copy_(weight_CE)
     projection.bias.copy_(bias_C)
+    return centres_KC[torch.from_numpy(match)]
 
 
 def spectrum(rows_MD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -249,7 +288,7 @@ class TATokStage(Stage):
             rows = choose_rows(table, self.vocab.codebook_size, excluded_rows(pieces))
             module.model.quantizer.start_from(table[rows])
             self.words = [pieces[row] for row in rows.tolist()]
-        start_bottleneck(module.model, module.heads, self._taught(module))
+        start_bottleneck(module.model, module.heads, self._taught(module), self.recipe.settle_steps)
         return module
 
     @torch.no_grad()
