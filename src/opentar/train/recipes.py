@@ -108,7 +108,7 @@ def nano() -> Recipe:
 
 
 def smoke() -> Recipe:
-    """Every stage for a few steps with small batches: shows that the way is whole, teaches nothing. About a minute."""
+    """Every stage for a few steps with small batches: shows that the way is whole, teaches nothing."""
     recipe = nano()
 
     def short(settings: LoopSettings) -> LoopSettings:

@@ -42,7 +42,7 @@ class JointSettings:
     model: LanguageConfig
     task_shares: tuple[float, float, float] = (0.55, 0.4, 0.05)
     """Share of samples that draw, read, and turn text into text."""
-    scale_shares: tuple[float, ...] = (0.02, 0.23, 0.75)
+    scale_shares: tuple[float, ...] = (0.02, 0.75, 0.23)
     """How often a batch is spelled at each scale index; 144 codes are slow and mostly repeat what 36 say."""
     chinese: float = 0.25
     """Share of samples in Chinese; the rest is English."""
