@@ -3,9 +3,10 @@
     python benchmarks/codebooks.py RUN --out DIR [--steps 400] [--kinds text random learned learned_restart]
 
 RUN is a run folder of `opentar train nano` whose teacher has ended. Every kind starts from the same teacher with the
-same seed, batches and schedule, its rows laid onto the same clusters as well as that kind can; only the codebook
-differs. Prints a table and writes codebooks.json into DIR, where tensorboard shows the curves. About 5 minutes a kind
-for 400 steps on one core.
+same seed, batches and schedule, its rows laid onto the same clusters as well as that kind can (learnable rows lie on
+the centres themselves, frozen ones through their projection) and nothing else of the recipe's start; then bottleneck,
+codebook and decoder are trained, the encoder is held. Only the codebook differs. Prints a table and writes
+codebooks.json into DIR, where tensorboard shows the curves.
 """
 
 from __future__ import annotations
@@ -20,16 +21,24 @@ import torch
 from opentar.image_to_tokens.quantizer import KINDS
 from opentar.train.loop import Loop
 from opentar.train.recipes import nano
+from opentar.train.stages.codebook import CodebookSettings, lay_codebook
 from opentar.train.stages.ta_tok import TATokSettings, TATokStage
 
+RATE = 1e-3
+LEARNS = ("encode_task_layer", "in_linear", "quantizer", "decoder", "painter")
 
-def settings_of(kind: str, steps: int) -> TATokSettings:
-    """The nano recipe with another codebook and another length."""
-    recipe = nano().ta_tok
-    row_width = recipe.model.quantizer.row_width if kind in ("text", "random") else recipe.model.quantizer.width
-    quantizer = replace(recipe.model.quantizer, kind=kind, row_width=row_width)
-    loop = replace(recipe.loop, steps=steps, sample_every=max(1, steps // 4))
-    return replace(recipe, loop=loop, model=replace(recipe.model, quantizer=quantizer))
+
+def settings_of(kind: str, steps: int) -> tuple[CodebookSettings, TATokSettings]:
+    """Start and training of the nano recipe with another codebook and another length."""
+    recipe = nano()
+    own = recipe.ta_tok.model.quantizer
+    quantizer = replace(own, kind=kind, row_width=own.row_width if kind in ("text", "random") else own.width)
+    model = replace(recipe.ta_tok.model, quantizer=quantizer)
+    start = replace(
+        recipe.codebook, model=model, pictures=3000, settle_steps=0, sharpen_steps=0, invert_steps=0, read_steps=0
+    )
+    loop = replace(recipe.ta_tok.loop, steps=steps, learning_rate=RATE, sample_every=max(1, steps // 4))
+    return start, replace(recipe.ta_tok, loop=loop, model=model, learns=LEARNS, fast=())
 
 
 def main() -> None:
@@ -44,9 +53,14 @@ def main() -> None:
     rows = {}
     for kind in args.kinds:
         folder = args.out / kind
-        if not (folder / "scores.json").exists():
-            Loop(TATokStage(settings_of(kind, args.steps), args.run / "teacher" / "result"), folder).run()
-        rows[kind] = json.loads((folder / "scores.json").read_text())
+        ended = folder / "scores.json"
+        if not ended.exists():
+            start, settings = settings_of(kind, args.steps)
+            teacher, first = args.run / "teacher" / "result", args.out / f"{kind}_start"
+            lay_codebook(start, teacher, first)
+            scores = Loop(TATokStage(settings, teacher, first / "result" / "ta_tok"), folder).run()
+            ended.write_text(json.dumps(scores))
+        rows[kind] = json.loads(ended.read_text())
     shown = [name for name in next(iter(rows.values())) if name.endswith(("_s1", "_1"))]
     print(f"| codebook, {args.steps} steps | " + " | ".join(shown) + " |")
     print("|---|" + "---|" * len(shown))

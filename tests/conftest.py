@@ -17,6 +17,11 @@ for _name in ("OPENTAR_CACHE", "OPENTAR_DEVICE", "OPENTAR_DEBUG", "OPENTAR_TERMI
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--parity-dir DIR`: other reference values of the form of tests/parity."""
+    parser.addoption("--parity-dir", default=None, help="folder with reference values for tests/parity")
+
+
 @pytest.fixture
 def root() -> Path:
     """The folder of the repository."""

@@ -26,6 +26,9 @@ _COMMANDS = {
     "tokens": ("read:tokens", "Print the codes of a picture with the words they stand nearest to."),
     "train": ("work:train", "Train a model with a recipe, every stage or some."),
     "eval": ("work:evaluate", "Measure a model: drawing and reading on held-out combinations."),
+    "import": ("bring:import_published", "Make a model folder of the published files of Tar."),
+    "pull": ("bring:pull", "Fetch a published model by its name and import it."),
+    "init": ("init:init", "Make a model of published size with random weights."),
     "info": ("work:info", "Say what a model is made of, its licence and its data."),
 }
 
@@ -45,6 +48,9 @@ def build_app() -> App:
     data = App(name="data", help="The nano world: look at the data that nano learns from.")
     data.command("opentar.commands.data:sheet", name="sheet", help="Draw a contact sheet of training scenes.")
     app.command(data)
+    export = App(name="export", help="Write a model in the format of other tools.")
+    export.command("opentar.commands.export:qwen2", name="qwen2", help="The language model as a plain Qwen2 folder.")
+    app.command(export)
     return app
 
 

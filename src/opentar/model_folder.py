@@ -6,17 +6,20 @@ ta_tok/             picture <-> codes; words.txt names the codebook's rows, one 
 language/           tokens -> tokens: a plain Qwen2 folder with its tokenizer
 detok_diffusion/    codes -> picture (flow matching)
 detok_ar/           codes -> picture (autoregressive)
+detok_ar_512/       further ones of a kind, named by the side of their pictures in pixels
 manifest.json       size and sha256 of every file
 ```
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from opentar.core import environment
 from opentar.core import folder as checkpoint
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError, nearest, shown
@@ -24,12 +27,16 @@ from opentar.core.folder import CONFIG
 from opentar.vocab import Vocab
 
 PARTS = ("ta_tok", "language", "detok_diffusion", "detok_ar")
+"""Names of parts; a further de-tokenizer of a kind adds the side of its pictures, as in detok_ar_512."""
 REQUIRED_PARTS = ("ta_tok", "language")
 DETOK_PREFIX = "detok_"
+_FURTHER = re.compile(r"(detok_[a-z]+)_[1-9][0-9]{0,4}")
 MAX_PICTURES = 1000
 """Most pictures of one call."""
 MAX_SEED = 2**62
 BUNDLED = Path(__file__).resolve().parent / "models"
+PUBLISHED = ("csuhan/Tar-1.5B", "csuhan/Tar-7B-v0.1", "ByteDance-Seed/Tar-7B")
+"""Published models that can be fetched by name (`opentar pull`); published/catalogue.py says what they are made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +46,7 @@ class DrawSettings:
     scale: int = 1
     """Index of the code grid: 0 (finest) to 2 (coarsest)."""
     detok: str = "diffusion"
-    """De-tokenizer: diffusion or ar."""
+    """De-tokenizer: diffusion or ar, or a further one with the side of its pictures, such as ar_512."""
     temperature: float = 0.7
     """Of the language model over codes, 0 to 10; 0 takes the likeliest code."""
     top_k: int = 0
@@ -108,13 +115,24 @@ class ModelConfig:
     """Licence of the weights."""
     data: str = ""
     """What it was trained on."""
+    part_licences: dict[str, str] = field(default_factory=dict)
+    """Part -> its licence, where the parts come from different places."""
+    sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Part -> the files it was imported from: names, or "owner/repository@commit/name" of files from the hub."""
 
     def __post_init__(self) -> None:
         for part in self.parts:
-            if part not in PARTS:
+            if not is_part(part):
                 raise ModelError(
-                    f"config.parts names {shown(part)}; parts are {', '.join(PARTS)}.{nearest(part, PARTS)}"
+                    f"config.parts names {shown(part)}; parts are {', '.join(PARTS)}, and detok_KIND_PIXELS such as "
+                    f"detok_ar_512.{nearest(part, PARTS)}"
                 )
+        if len(set(self.parts)) != len(self.parts):
+            raise ModelError(f"config.parts is {', '.join(self.parts)}; name every part once")
+        for where, told in (("part_licences", self.part_licences), ("sources", self.sources)):
+            for part in told:
+                if part not in self.parts:
+                    raise ModelError(f"config.{where} names {shown(part)}; this model has {', '.join(self.parts)}")
         missing = [part for part in REQUIRED_PARTS if part not in self.parts]
         if missing:
             raise ModelError(f"config.parts lacks {', '.join(missing)}; every model needs {', '.join(REQUIRED_PARTS)}")
@@ -126,8 +144,14 @@ class ModelConfig:
 
     @property
     def detokenizers(self) -> tuple[str, ...]:
-        """Names of the de-tokenizers the model has: diffusion, ar or both."""
+        """Names of the de-tokenizers the model has, such as diffusion, ar and ar_512."""
         return tuple(part.removeprefix(DETOK_PREFIX) for part in self.parts if part.startswith(DETOK_PREFIX))
+
+
+def is_part(name: str) -> bool:
+    """Whether `name` is one of PARTS, or a de-tokenizer of PARTS with the side of its pictures: detok_ar_512."""
+    further = _FURTHER.fullmatch(name)
+    return name in PARTS or (further is not None and further[1] in PARTS)
 
 
 def check_range(name: str, value: object, low: float, high: float, whole: bool = False) -> None:
@@ -145,13 +169,19 @@ def bundled_models() -> tuple[str, ...]:
     return tuple(sorted(folder.name for folder in BUNDLED.iterdir() if (folder / CONFIG).is_file()))
 
 
-def find_model(name_or_path: str | Path) -> Path:
-    """The folder of a model given by a bundled name (`nano`) or by a path.
+def cached_model(name: str) -> Path:
+    """Where a published model stands once it has been fetched and imported: in OpenTar's cache folder."""
+    return environment.cache_dir() / "models" / name.replace("/", "--")
 
-    A bundled name wins over a folder of the same name; write `./nano` for the folder.
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The folder of a model given by a bundled name (`nano`), a path, or the name of a published model in the cache.
+
+    A bundled name wins over a folder of the same name; write `./nano` for the folder. A folder wins over a published
+    name. Nothing is fetched here.
 
     Raises:
-        ModelError: neither a bundled name nor an OpenTar model folder.
+        ModelError: none of them, or a published model that has not been fetched.
     """
     names = bundled_models()
     if isinstance(name_or_path, str) and name_or_path in names:
@@ -165,12 +195,18 @@ def find_model(name_or_path: str | Path) -> Path:
         is_folder = is_file = has_config = False
     if text and is_folder and has_config:
         return folder
+    if text in PUBLISHED and not is_folder:
+        try:
+            return checkpoint.standing(cached_model(text))
+        except WeightsError as error:
+            raise ModelError(f"{text} has not been fetched yet; run: opentar pull {text}") from error
     listed = ", ".join(names) or "(no model is bundled with this installation)"
     if text and is_folder:
         raise ModelError(f"folder {shown(text)} has no {CONFIG}; give a model folder or one of: {listed}")
     if is_file:
         raise ModelError(f"{shown(text)} is a file; give the folder of a model or one of: {listed}")
-    raise ModelError(f"model {shown(text)} is unknown; give a folder or one of: {listed}.{nearest(text, names)}")
+    hint = nearest(text, (*names, *PUBLISHED))
+    raise ModelError(f"model {shown(text)} is unknown; give a folder or one of: {listed}.{hint}")
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -209,8 +245,13 @@ def write_model(folder: Path, config: ModelConfig, parts: Mapping[str, Path]) ->
     with checkpoint.atomic_folder(folder) as unfinished:
         for name, source in parts.items():
             shutil.copytree(source, unfinished / name)
-        text = json.dumps(to_dict(config), ensure_ascii=False, indent=1)
-        (unfinished / CONFIG).write_text(text + "\n", encoding="utf-8")
+        write_config(unfinished, config)
+
+
+def write_config(folder: Path, config: ModelConfig) -> None:
+    """Write `config` into an unfinished model folder (`core.folder.atomic_folder`), where its parts stand already."""
+    text = json.dumps(to_dict(config), ensure_ascii=False, indent=1)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
 def part_files(folder: Path) -> Iterator[tuple[str, int]]:

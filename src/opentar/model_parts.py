@@ -4,12 +4,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from opentar import model_folder
 from opentar.core.device import resolve_device
 from opentar.core.errors import ModelError, WeightsError
 from opentar.core.folder import folder_hash
+from opentar.core.storage import resolve_dtype
 from opentar.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -24,16 +26,20 @@ class ModelParts:
     Args:
         folder: as `model_folder` describes it.
         device: "cpu", "cuda", "mps" or None for the best there is.
+        dtype: "float32" or "bfloat16" for the language model, the image tokenizer and an AR de-tokenizer; None runs
+            them in the type they are stored in (int8 in float32) and maps them from the disk. The codebook and
+            whatever paints pixels are float32 in any case.
 
     Raises:
         WeightsError, ConfigError, ModelError: the folder is damaged or no model.
     """
 
-    def __init__(self, folder: Path, *, device: str | None = None) -> None:
+    def __init__(self, folder: Path, *, device: str | None = None, dtype: str | torch.dtype | None = None) -> None:
         self.folder = Path(folder)
         self.config = model_folder.read_config(self.folder)
         self.hash = folder_hash(self.folder)
         self.device = resolve_device(device)
+        self.dtype = resolve_dtype(dtype)
         self._detokenizers: dict[str, Detokenizer] = {}
 
     @cached_property
@@ -46,7 +52,7 @@ class ModelParts:
         """Picture <-> codes <-> features. Raises WeightsError when it does not fit the language part."""
         from opentar.image_to_tokens.ta_tok import TATok
 
-        ta_tok = TATok.from_folder(self.folder / "ta_tok")
+        ta_tok = TATok.from_folder(self.folder / "ta_tok", self.dtype)
         own = (ta_tok.config.quantizer.codebook_size, ta_tok.config.vision.grid_side)
         spoken = (self.vocab.codebook_size, self.vocab.grid_side)
         if own != spoken:
@@ -61,7 +67,7 @@ class ModelParts:
         """Tokens -> tokens: the language model and the builder of its sequences."""
         from opentar.language.folder import load_language
 
-        language = load_language(self.folder / "language")
+        language = load_language(self.folder / "language", self.dtype)
         language.model.to(self.device)
         return language
 
@@ -71,7 +77,7 @@ class ModelParts:
         if name not in self._detokenizers:
             from opentar.tokens_to_image.detokenizer import load_detokenizer
 
-            detokenizer = load_detokenizer(self.folder / part)
+            detokenizer = load_detokenizer(self.folder / part, self.dtype)
             width = self.ta_tok.config.decoder.output_size
             if detokenizer.feature_size != width:
                 raise ModelError(

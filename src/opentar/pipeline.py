@@ -7,31 +7,36 @@ read   picture --TA-Tok--> codes --language--> text
 Parts are loaded when they are first needed: describing a picture loads no de-tokenizer.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from opentar import __version__, model_folder
-from opentar.core.errors import PromptError
+from opentar import __version__, asking, model_folder
 from opentar.core.pictures import open_picture
-from opentar.known_words import KnownWords, has_words
+from opentar.known_words import KnownWords
 from opentar.model_folder import MAX_PICTURES, MAX_SEED, DrawSettings, check_range
 from opentar.model_parts import ModelParts
+from opentar.published.hub import resolve
 from opentar.vocab import Scale
+
+if TYPE_CHECKING:
+    from opentar.asking import Picture, Pictures, Questions, Scales
 
 StepCallback = Callable[[str, int, int], None]
 """Called after each step with (stage, steps done, steps in all); the stages are "codes" and "picture"."""
-Picture = str | Path | bytes | Image.Image
 
 _BATCH = 16
-"""Pictures drawn side by side; more only costs memory."""
+"""Pictures drawn, or questions answered, side by side; more only costs memory."""
 
 
 class UnknownWordsWarning(UserWarning):
@@ -72,23 +77,41 @@ class Tar:
         self.known_words = KnownWords(parts.config.known_words)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path = "nano", *, device: str | None = None) -> "Tar":
-        """Load a bundled model by its name, or any model folder by its path. Nothing is ever downloaded.
+    def from_pretrained(
+        cls, name_or_path: str | Path = "nano", *, device: str | None = None, dtype: str | torch.dtype | None = None
+    ) -> Tar:
+        """Load a bundled model by its name, any model folder by its path, or a published model by its name on the hub.
+
+        Only a published model ("csuhan/Tar-1.5B") is ever downloaded, once: it is imported into OpenTar's cache folder.
+
+        Args:
+            name_or_path: a bundled name, a folder, or a published name.
+            device: "cpu", "cuda", "mps"; None is the best there is.
+            dtype: "float32" or "bfloat16" to compute in; None is the type the parts are stored in.
 
         Raises:
             ModelError: the name is unknown and no such folder exists.
-            WeightsError, ConfigError: the folder is damaged or no model.
+            WeightsError, ConfigError: the folder is damaged or no model; an unknown dtype; files cannot be fetched.
         """
-        return cls(ModelParts(model_folder.find_model(name_or_path), device=device))
+        return cls(ModelParts(resolve(name_or_path), device=device, dtype=dtype))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model to `folder`, which must not exist or be empty.
+        """Write the model to `folder`, which must not exist or be empty: parts, config, manifest and a model card.
+
+        The parts are copied as they are stored. Weights that were changed in memory are saved by the part's own class.
 
         Raises:
-            OutputError: `folder` holds something already or cannot be written.
+            OutputError: `folder` holds something already, or the disk is too small or refuses.
         """
-        sources = {part: self.parts.folder / part for part in self.parts.config.parts}
-        model_folder.write_model(Path(folder), self.parts.config, sources)
+        from opentar.core.disk import check_room
+        from opentar.published.card import CARD, write_card
+
+        folder, own = Path(folder), self.parts.folder
+        check_room(folder, sum(size for _, size in model_folder.part_files(own)))
+        model_folder.write_model(folder, self.parts.config, {part: own / part for part in self.parts.config.parts})
+        if (own / CARD).is_file():
+            shutil.copyfile(own / CARD, folder / CARD)
+        write_card(folder)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of `prompt` that the model never learned, in order; empty when it does not list its words."""
@@ -133,7 +156,7 @@ class Tar:
             PromptError: empty, wordless or too long prompts, or ones that are not text.
             ConfigError, ModelError: a setting out of range, an unknown scale or de-tokenizer.
         """
-        prompts = _checked_prompts(prompt)
+        prompts = asking.prompts(prompt)
         check_range("n", n, 1, MAX_PICTURES, whole=True)
         check_range("seed", seed, 0, MAX_SEED, whole=True)
         settings = self._settings(
@@ -172,28 +195,74 @@ class Tar:
             progress.next_batch()
         return pictures
 
+    @overload
+    def ask(
+        self,
+        image: Pictures,
+        question: str,
+        *,
+        scale: Scales = None,
+        fit: str | None = None,
+        max_new_tokens: int | None = None,
+    ) -> str: ...
+
+    @overload
+    def ask(
+        self,
+        image: Picture | Sequence[Pictures],
+        question: Questions,
+        *,
+        scale: int | Sequence[Scales] | None = None,
+        fit: str | None = None,
+        max_new_tokens: int | None = None,
+    ) -> list[str]: ...
+
     @torch.no_grad()
-    def ask(self, image: Picture, question: str, *, max_new_tokens: int | None = None) -> str:
-        """Answer a question about a picture; the likeliest answer, the same every time.
+    def ask(
+        self,
+        image: Picture | Sequence[Pictures],
+        question: str | Questions,
+        *,
+        scale: int | Sequence[Scales] | None = None,
+        fit: str | None = None,
+        max_new_tokens: int | None = None,
+    ) -> str | list[str]:
+        """Answer a question about a picture, or about several; the likeliest answer, the same every time.
+
+        A list of questions is a batch: it gives the list of answers, each as if asked alone.
+
+        Args:
+            image: a picture, or a list of pictures that are shown together. In a batch one picture for all questions,
+                or a list with one entry a question: a picture or a list of pictures.
+            question: a text, or a list of texts.
+            scale: index of the code grid the pictures are read at, 0 (finest) to 2 (coarsest): one for all, or a list
+                that has the form of `image`. None is the model's default.
+            fit: "squash" or "letterbox", how a picture that is not square is read; None is the model's default.
+            max_new_tokens: longest answer, 1 to 100000; None is the model's default.
 
         Raises:
-            ImageError: the picture cannot be read.
-            PromptError: the question is empty, wordless, too long or not text.
+            ImageError: a picture cannot be read.
+            PromptError: a question is empty, wordless, too long or not text, or there are not as many pictures.
+            ConfigError: an unknown scale or fit, or not as many scales as pictures.
         """
         from opentar.language.generate import generate_text
 
         defaults = self.parts.config.defaults.read
-        _check_text(question, "question")
+        asked = asking.questions(image, question, scale, self.parts.vocab, defaults.scale)
         length = defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
         check_range("max_new_tokens", length, 1, 100_000, whole=True)
-        codes = self._encode(image, self.parts.vocab.scale(defaults.scale))[0].tolist()
+        codes = self._encode_all([picture for one in asked for picture in one.pictures], fit)
         model, builder = self.parts.language
-        ids = generate_text(model, [builder.read([codes], question)], length)[0]
-        return builder.tokenizer.decode(ids).strip()
+        prompts = [builder.read([next(codes) for _ in one.pictures], one.text) for one in asked]
+        answers: list[str] = []
+        for start in range(0, len(prompts), _BATCH):
+            said = generate_text(model, prompts[start : start + _BATCH], length)
+            answers += [builder.tokenizer.decode(ids).strip() for ids in said]
+        return answers[0] if isinstance(question, str) else answers
 
-    def describe(self, image: Picture) -> str:
-        """Say what is in a picture. Raises ImageError when it cannot be read."""
-        return self.ask(image, self.parts.config.defaults.read.describe)
+    def describe(self, image: Pictures, *, scale: Scales = None, fit: str | None = None) -> str:
+        """Say what is in a picture, or in several shown together; arguments and errors as in `ask`."""
+        return self.ask(image, self.parts.config.defaults.read.describe, scale=scale, fit=fit)
 
     @torch.no_grad()
     def reconstruct(
@@ -202,31 +271,33 @@ class Tar:
         *,
         scale: int | None = None,
         detok: str | None = None,
+        fit: str | None = None,
         seed: int = 0,
         detok_guidance: float | None = None,
         steps: int | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> Image.Image:
-        """Spell a picture in codes and paint it again from them.
+        """Spell a picture in codes and paint it again from them: the square that the model sees.
 
-        The arguments are those of `generate`; the language model takes no part.
+        The arguments are those of `generate`, and `fit` as in `ask`; the language model takes no part.
 
         Raises:
             ImageError: the picture cannot be read.
-            ConfigError, ModelError: a setting out of range, an unknown scale or de-tokenizer.
+            ConfigError, ModelError: a setting out of range, an unknown scale, fit or de-tokenizer.
         """
         check_range("seed", seed, 0, MAX_SEED, whole=True)
         settings = self._settings(scale=scale, detok=detok, detok_guidance=detok_guidance, steps=steps)
         self.parts.detokenizer(settings.detok)
-        codes_1N = self._encode(image, self.parts.vocab.scale(settings.scale))
+        codes_1N = self._encode(image, (self.parts.vocab.scale(settings.scale),), fit)[0]
         progress = _Progress(callback_on_step_end, batches=1)
         picture = self._paint(codes_1N, [seed], settings, progress)[0]
         painted = ("scale", "detok", "detok_guidance", "steps")
-        picture.info.update(self._metadata({"seed": seed} | {name: getattr(settings, name) for name in painted}))
+        told = {"seed": seed, "fit": fit or self.parts.config.fit}
+        picture.info.update(self._metadata(told | {name: getattr(settings, name) for name in painted}))
         return picture
 
     @torch.no_grad()
-    def tokens(self, image: Picture, scale: int | None = None, *, words: int = 1) -> TokenGrid:
+    def tokens(self, image: Picture, scale: int | None = None, *, words: int = 1, fit: str | None = None) -> TokenGrid:
         """The codes of a picture, and for each code the words its row of the codebook lies nearest to.
 
         Args:
@@ -234,14 +305,15 @@ class Tar:
             scale: index of the code grid; None is the model's default for reading.
             words: words per code, 0 to 20. The first is the word the row was made from, the others are those of
                 the nearest other rows.
+            fit: as in `ask`.
 
         Raises:
             ImageError: the picture cannot be read.
-            ConfigError: an unknown scale, or `words` out of range.
+            ConfigError: an unknown scale or fit, or `words` out of range.
         """
         check_range("words", words, 0, 20, whole=True)
         grid = self.parts.vocab.scale(self.parts.config.defaults.read.scale if scale is None else scale)
-        codes_N = self._encode(image, grid)[0]
+        codes_N = self._encode(image, (grid,), fit)[0][0]
         names: list[list[str]] = [[] for _ in range(grid.length)]
         if words and self.parts.words:
             table_KC = torch.nn.functional.normalize(self.parts.ta_tok.codebook().float(), dim=-1)
@@ -270,7 +342,7 @@ class Tar:
         return settings
 
     def _spell(
-        self, prefixes: list[list[int]], seeds: list[int], settings: DrawSettings, grid: Scale, progress: "_Progress"
+        self, prefixes: list[list[int]], seeds: list[int], settings: DrawSettings, grid: Scale, progress: _Progress
     ) -> Tensor:
         """Codes (B, N) that the language model says after the prefixes."""
         from opentar.language.generate import draw_codes
@@ -290,7 +362,7 @@ class Tar:
         )
 
     def _paint(
-        self, codes_BN: Tensor, seeds: list[int], settings: DrawSettings, progress: "_Progress"
+        self, codes_BN: Tensor, seeds: list[int], settings: DrawSettings, progress: _Progress
     ) -> list[Image.Image]:
         """Pictures of codes (B, N)."""
         features_BND = self.parts.ta_tok.decode(codes_BN.to(self.parts.device))
@@ -304,14 +376,29 @@ class Tar:
         bytes_BHW3 = pixels_B3HW.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(picture) for picture in bytes_BHW3]
 
-    def _encode(self, image: Picture, grid: Scale) -> Tensor:
-        """Codes (1, N) of a picture."""
-        from opentar.image_to_tokens.preprocess import to_pixels
+    def _encode(self, image: Picture, grids: tuple[Scale, ...], fit: str | None) -> tuple[Tensor, ...]:
+        """Codes (1, N) of a picture at each of the grids, for one pass of the encoder."""
+        from opentar.image_to_tokens.preprocess import check_fit, to_pixels
 
-        pixels_3HW = to_pixels(
-            open_picture(image), self.parts.ta_tok.config.vision.image_size, fit=self.parts.config.fit
-        )
-        return self.parts.ta_tok.encode(pixels_3HW[None].to(self.parts.device), grid)
+        # Before the picture is opened and the encoder loaded, which take longer.
+        fit = check_fit(self.parts.config.fit if fit is None else fit)
+        picture = open_picture(image)
+        pixels_3HW = to_pixels(picture, self.parts.ta_tok.config.vision.image_size, fit=fit)
+        return self.parts.ta_tok.encode_scales(pixels_3HW[None].to(self.parts.device), grids)
+
+    def _encode_all(self, wanted: Sequence[tuple[Picture, Scale]], fit: str | None) -> Iterator[list[int]]:
+        """Codes of each picture at its scale; one that occurs several times goes through the encoder once."""
+        grids: dict[int, dict[int, Scale]] = {}
+        for picture, grid in wanted:
+            grids.setdefault(id(picture), {})[grid.index] = grid
+        spelled: dict[tuple[int, int], list[int]] = {}
+        for picture, grid in wanted:
+            # One picture at a time: in a batch, rounding could give it another code than alone.
+            if (id(picture), grid.index) not in spelled:
+                own = tuple(grids[id(picture)].values())
+                for one, codes_1N in zip(own, self._encode(picture, own, fit), strict=True):
+                    spelled[id(picture), one.index] = codes_1N[0].tolist()
+        return iter([spelled[id(picture), grid.index] for picture, grid in wanted])
 
     def _warn_of_unknown_words(self, prompts: Sequence[str]) -> None:
         for text in dict.fromkeys(prompts):
@@ -333,22 +420,6 @@ class Tar:
             "model_hash": self.parts.hash,
             "version": f"opentar {__version__}",
         }
-
-
-def _checked_prompts(prompt: str | Sequence[str]) -> list[str]:
-    prompts = [prompt] if isinstance(prompt, (str, bytes)) or not isinstance(prompt, Sequence) else list(prompt)
-    if not prompts:
-        raise PromptError("the list of prompts is empty; give at least one")
-    for text in prompts:
-        _check_text(text, "prompt")
-    return prompts
-
-
-def _check_text(text: object, what: str) -> None:
-    if not isinstance(text, str):
-        raise PromptError(f"the {what} is {type(text).__name__}, not text; give a string")
-    if text.strip() and not has_words(text):
-        raise PromptError(f"the {what} holds no word, only signs; write at least one word")
 
 
 class _Progress:

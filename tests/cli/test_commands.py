@@ -126,7 +126,7 @@ def test_describe_holds_one_decoded_picture_at_a_time(run, tiny_model, picture, 
         return image
 
     monkeypatch.setattr(pictures, "open_picture", watched)
-    monkeypatch.setattr(Tar, "describe", lambda self, image: f"{image.width} wide")
+    monkeypatch.setattr(Tar, "describe", lambda self, image, **_: f"{image.width} wide")
     code, out, _ = run("describe", *[picture] * 5, "--model", tiny_model)
     assert (code, out.count("40 wide")) == (0, 5)
     # The one just opened, and the one before it that a name still holds.
@@ -221,3 +221,26 @@ def test_train_names_the_stages_it_knows(run):
     assert (code, out) == (2, "")
     assert "'nonsense'" in err
     assert "teacher" in err
+
+
+def test_scale_and_fit_of_reading_reach_the_model(run, tiny_model, picture):
+    plain = json.loads(run("tokens", picture, "--json", "--model", tiny_model)[1])
+    other = json.loads(run("tokens", picture, "--json", "--fit", "letterbox", "--model", tiny_model)[1])
+    assert plain["codes"] != other["codes"]
+    for flags in (("--fit", "letterbox"), ("--scale", 0)):
+        again = run("reconstruct", picture, "-o", "a.png", "--overwrite", "--json", "--model", tiny_model, *flags)
+        settings = json.loads(again[1])["picture"]["settings"]
+        assert settings[flags[0].strip("-")] == str(flags[1])
+    assert run("describe", picture, "--scale", 2, "--fit", "letterbox", "--model", tiny_model)[0] == 0
+
+
+def test_questions_about_several_pictures(run, tiny_model, picture):
+    more = ("--also", picture, "--also", picture)
+    code, out, _ = run("ask", picture, "the same?", *more, "--json", "--model", tiny_model, "--fit", "squash")
+    assert code == 0
+    assert json.loads(out)["also"] == [str(picture)] * 2
+    assert run("ask", picture, "the same?", *more, "--scale", 0, "--model", tiny_model)[0] == 0
+    scales = ("--scale", 0, "--scale", 1, "--scale", 2)
+    assert run("ask", picture, "the same?", *more, *scales, "--model", tiny_model)[0] == 0
+    code, _, err = run("ask", picture, "the same?", *more, *scales[:4], "--model", tiny_model)
+    assert (code, err) == (2, "error: 2 scales were given for 3 pictures; give one for all, or one for each\n")

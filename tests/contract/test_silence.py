@@ -62,6 +62,7 @@ def test_importing_the_package_loads_no_torch(tmp_path: Path) -> None:
 
 def test_help_loads_no_torch(tmp_path: Path) -> None:
     commands = ["demo", "generate", "ask", "describe", "reconstruct", "tokens", "train", "eval", "info"]
+    commands += ["import", "pull"]
     for arguments in (["--help"], ["--version"], *([command, "--help"] for command in commands)):
         done = _clean(_HELP, arguments, tmp_path)
         assert done.stdout.splitlines()[-1:] == ["LOADED [] CODE 0"], (arguments, done.stdout, done.stderr[-2000:])

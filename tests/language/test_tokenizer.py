@@ -5,7 +5,7 @@ import json
 import pytest
 
 from opentar.core.errors import PromptError, WeightsError
-from opentar.language.tokenizer import SPECIALS, TextTokenizer, train_bpe
+from opentar.language.tokenizer import IMAGE_START, SPECIALS, TextTokenizer, added_token, train_bpe
 
 TEXTS = [
     "three red apples",
@@ -102,3 +102,25 @@ def test_missing_file_and_missing_specials_are_refused(tokenizer: TextTokenizer,
     bare = {**json.loads(tokenizer.to_json()), "added_tokens": []}
     with pytest.raises(WeightsError, match="no id for"):
         TextTokenizer.from_json(json.dumps(bare))
+
+
+def test_added_tokens_of_the_text_outlive_saving_and_new_ones_follow(tokenizer: TextTokenizer) -> None:
+    plain = added_token(tokenizer.size, "<tool_call>", special=False)
+    grown = TextTokenizer.from_json(tokenizer.to_json([plain]))
+    assert (grown.size, grown.pieces) == (tokenizer.size + 1, tokenizer.pieces)
+    assert json.loads(grown.to_json())["added_tokens"][-1] == plain
+    assert max(grown.encode("<tool_call>")) < grown.pieces
+    image = added_token(grown.size, IMAGE_START, special=True)
+    extended = TextTokenizer.from_json(grown.to_json([image]))
+    assert extended.size == grown.size
+    assert extended.to_json() == grown.to_json()
+
+
+def test_merges_are_read_in_both_forms(tokenizer: TextTokenizer) -> None:
+    data = json.loads(tokenizer.to_json())
+    data["model"]["merges"] = [" ".join(pair) for pair in data["model"]["merges"]]
+    older = TextTokenizer.from_data(data)
+    assert data["added_tokens"]
+    assert older.to_json() == tokenizer.to_json()
+    for text in TEXTS:
+        assert older.encode(text) == tokenizer.encode(text)

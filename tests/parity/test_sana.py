@@ -1,13 +1,14 @@
-"""The SANA de-tokenizer against the values of the authors' pipeline on a tiny folder of the published format."""
+"""The SANA de-tokenizer on a tiny folder of the published format: every grid, guidance, previews, saving, refusals."""
 
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from reference import Reference
 
 from opentar.core.errors import ConfigError, WeightsError
 from opentar.tokens_to_image.detokenizer import Detokenizer, load_detokenizer
@@ -16,36 +17,29 @@ pytest.importorskip("diffusers")
 from opentar.tokens_to_image.sana import SanaDetokenizer
 
 pytestmark = [pytest.mark.parity, pytest.mark.timeout(300)]
-KEY = "gs1.0.steps4.256"
 
 
 @pytest.fixture(scope="module")
-def folder(parity_dir: Path) -> Path:
-    return parity_dir / "tar_sana"
+def folder(reference: Reference) -> Path:
+    return reference.folder / "tar_sana"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model(folder: Path) -> SanaDetokenizer:
     return SanaDetokenizer.from_folder(folder)
 
 
 @pytest.fixture(scope="module")
-def features(parity_dir: Path) -> torch.Tensor:
-    return torch.from_numpy(np.load(parity_dir / "ta_tok.npz")["sq384.aa1.p1.rec"])
+def features(reference: Reference) -> torch.Tensor:
+    """Features (1, N, D) of the first picture at pool 1."""
+    values = reference.values("ta_tok")
+    return torch.from_numpy(next(values[key] for key in values if key.endswith(".aa1.p1.rec")))
 
 
-def test_latents_and_pixels(model: SanaDetokenizer, features: torch.Tensor, parity_dir: Path) -> None:
-    values = np.load(parity_dir / "sana.npz")
-    made = model.denoise(features, torch.from_numpy(values[f"{KEY}.init"]), guidance=1.0, steps=4)
-    np.testing.assert_allclose(made.numpy(), values[f"{KEY}.latent_fp32tr"], atol=2e-4)
-    np.testing.assert_allclose(made.numpy(), values[f"{KEY}.latent"], atol=2e-2)
-    pixels = model.pixels(torch.from_numpy(values[f"{KEY}.latent"]))
-    np.testing.assert_allclose(pixels.permute(0, 2, 3, 1).numpy(), values[f"{KEY}.image"], atol=2e-4)
-
-
-def test_it_keeps_the_protocol(model: SanaDetokenizer) -> None:
+def test_it_keeps_the_protocol(model: SanaDetokenizer, features: torch.Tensor) -> None:
     assert isinstance(model, Detokenizer)
-    assert (model.image_size, model.feature_size) == (512, 48)
+    assert model.image_size == model.transformer.config.sample_size * model.factor
+    assert model.feature_size == features.shape[2]
 
 
 @pytest.mark.filterwarnings("ignore:the negative features")
@@ -59,9 +53,34 @@ def test_every_grid_with_guidance_and_seeds(model: SanaDetokenizer, features: to
     assert not torch.allclose(made, model.decode(given, seed=[3, 4], guidance=1.0, **settings), atol=1e-4)
 
 
-def test_fitting_the_negative_features_is_said(model: SanaDetokenizer, features: torch.Tensor) -> None:
-    with pytest.warns(UserWarning, match="729 long and the picture has 81 codes"):
-        model.decode(features[:, :81], guidance=2.0, steps=1, height=32, width=32)
+def test_fitting_the_negative_features_is_said_once(model: SanaDetokenizer, features: torch.Tensor) -> None:
+    settings = {"guidance": 2.0, "steps": 1, "height": 32, "width": 32}
+    assert len(model.negative_LD) != 81
+    with pytest.warns(UserWarning, match=f"{len(model.negative_LD)} long and the picture has 81 codes"):
+        model.decode(features[:, :81], **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.decode(features[:, :81], **settings)
+        model.decode(features[:, :16], **(settings | {"guidance": 1.0}))
+
+
+def test_negative_features_fit_any_number_of_codes(model: SanaDetokenizer) -> None:
+    """Squares as grids; else cropped, or interpolated along their length. The same number is left as it is."""
+    width = model.feature_size
+    rows = torch.arange(12.0)[:, None].expand(12, width)
+    model.negative_LD = rows
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert torch.equal(model._negative(9), rows[:9])
+        stretched = model._negative(25)
+        assert stretched.shape == (25, width)
+        assert bool((stretched[1:, 0] >= stretched[:-1, 0]).all())
+        assert (float(stretched[0, 0]), float(stretched[-1, 0])) == (0.0, 11.0)
+        assert torch.equal(model._negative(12), rows)
+        grid = torch.arange(16.0)[:, None].expand(16, width)
+        model.negative_LD = grid
+        assert model._negative(4)[:, 0].tolist() == pytest.approx([3.6, 5.2, 9.8, 11.4], abs=0.5)
+        assert torch.allclose(model._negative(4).mean(), grid.mean(), atol=1e-4)
 
 
 def test_the_callback_and_its_preview(model: SanaDetokenizer, features: torch.Tensor) -> None:

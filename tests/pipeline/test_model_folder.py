@@ -24,6 +24,18 @@ def test_paths_are_found(tiny_model, monkeypatch):
     assert model_folder.find_model("./tiny").samefile(tiny_model)
 
 
+def test_published_names_are_found_in_the_cache(tiny_model, monkeypatch, tmp_path):
+    import shutil
+
+    monkeypatch.setenv("OPENTAR_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match=r"has not been fetched yet; run: opentar pull csuhan/Tar-1\.5B"):
+        model_folder.find_model("csuhan/Tar-1.5B")
+    folder = shutil.copytree(tiny_model, model_folder.cached_model("csuhan/Tar-1.5B"))
+    assert model_folder.find_model("csuhan/Tar-1.5B") == folder
+    with pytest.raises(ModelError, match=r"Did you mean 'csuhan/Tar-1\.5B'"):
+        model_folder.find_model("csuhan/tar-1.5B")
+
+
 def test_config_survives_json(tiny_model):
     config = model_folder.read_config(tiny_model)
     assert config.detokenizers == ("diffusion", "ar")
@@ -42,11 +54,26 @@ def test_the_alphabet_is_the_language_models_own(tiny_model):
         ({"parts": ("ta_tok",)}, "lacks language"),
         ({"parts": ("ta_tok", "language", "detok_difusion")}, "Did you mean 'detok_diffusion'"),
         ({"parts": ("ta_tok", "language", "detok_ar")}, "defaults.draw.detok is 'diffusion'; this model has ar"),
+        ({"parts": ("ta_tok", "language", "detok_ar", "detok_ar")}, "name every part once"),
+        ({"parts": ("ta_tok", "language", "detok_ar_0512")}, "config.parts names 'detok_ar_0512'"),
+        ({"parts": ("ta_tok", "language", "ta_tok_512")}, "config.parts names 'ta_tok_512'"),
+        ({"sources": {"detok_ar": ("x",)}}, "config.sources names 'detok_ar'; this model has ta_tok, language"),
+        ({"part_licences": {"detok_ar": "x"}}, "config.part_licences names 'detok_ar'"),
     ],
 )
 def test_configs_that_make_no_model(values, told):
     with pytest.raises(ModelError, match=told):
         model_folder.ModelConfig(**values)
+
+
+def test_further_detokenizers_are_named_by_their_pixels():
+    parts = ("ta_tok", "language", "detok_ar", "detok_ar_512", "detok_diffusion_1024")
+    settings = model_folder.Defaults(draw=model_folder.DrawSettings(detok="ar_512"))
+    config = model_folder.ModelConfig(parts=parts, defaults=settings, sources={"detok_ar_512": ("a.pth", "b.pt")})
+    assert config.detokenizers == ("ar", "ar_512", "diffusion_1024")
+    assert model_folder.detok_part(config, "diffusion_1024") == "detok_diffusion_1024"
+    with pytest.raises(ModelError, match="Did you mean 'ar_512'"):
+        model_folder.detok_part(config, "ar512")
 
 
 def test_a_model_that_only_reads_says_so(tiny_model, tmp_path):

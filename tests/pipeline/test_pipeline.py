@@ -9,6 +9,7 @@ from PIL import Image
 
 from opentar import Tar
 from opentar.core.errors import ConfigError, ImageError, ModelError, OutputError, PromptError
+from opentar.image_to_tokens.preprocess import to_pixels
 from opentar.model_folder import DrawSettings
 from opentar.pipeline import UnknownWordsWarning
 
@@ -208,3 +209,116 @@ def test_questions_and_pictures_are_checked(tar, picture):
 def test_gradients_stay_on_for_the_caller(tar):
     tar.generate(PROMPT, scale=2)
     assert torch.is_grad_enabled()
+
+
+def _noise(seed, width=40, height=30):
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def _flat(grid):
+    return [code for row in grid.codes for code in row]
+
+
+@pytest.fixture
+def prompts_read(tar, monkeypatch):
+    """(code runs, question) of every prompt that is built for reading."""
+    built = []
+    read = tar.parts.language.builder.read
+    monkeypatch.setattr(
+        tar.parts.language.builder, "read", lambda codes, text: built.append((codes, text)) or read(codes, text)
+    )
+    return built
+
+
+def test_several_pictures_in_one_prompt_each_at_its_own_scale(tar, prompts_read):
+    first, second = _noise(1), _noise(2)
+    answer = tar.ask([first, second], "are they the same?", scale=[0, 2])
+    assert isinstance(answer, str)
+    flat = [_flat(tar.tokens(picture, scale)) for picture, scale in ((first, 0), (second, 2))]
+    assert prompts_read == [(flat, "are they the same?")]
+    tar.ask([first, second], "are they the same?")
+    assert [len(run) for run in prompts_read[1][0]] == [36, 36]
+    tar.ask([first, first], "are they the same?", scale=[2, None])
+    assert [len(run) for run in prompts_read[2][0]] == [16, 36]
+
+
+def test_a_batch_of_questions_answers_what_each_answers_alone(tar, monkeypatch):
+    monkeypatch.setattr("opentar.pipeline._BATCH", 2)
+    pictures = [_noise(seed) for seed in range(3)]
+    questions = ["what is in the picture?", "how many?", "is there a dog to the left of the blue car?"]
+    assert tar.ask(pictures, questions) == [tar.ask(*one) for one in zip(pictures, questions, strict=True)]
+    assert tar.ask(pictures[0], tuple(questions)) == [tar.ask(pictures[0], question) for question in questions]
+    mixed = [[pictures[0], pictures[1]], pictures[2], pictures[0]]
+    scales = [[0, 2], 1, None]
+    alone = [tar.ask(image, text, scale=scale) for image, text, scale in zip(mixed, questions, scales, strict=True)]
+    assert tar.ask(mixed, questions, scale=scales) == alone
+
+
+def test_a_picture_asked_about_many_times_is_encoded_once(tar, prompts_read, monkeypatch):
+    runs = []
+    encode = tar.parts.ta_tok.encode_scales
+    monkeypatch.setattr(
+        tar.parts.ta_tok, "encode_scales", lambda pixels, grids: runs.append(len(grids)) or encode(pixels, grids)
+    )
+    one, two = _noise(1), _noise(2)
+    tar.ask([one, [one, two], two], ["what?", "which?", "where?"], scale=[0, [1, 0], 0])
+    assert runs == [2, 1]
+    assert [[len(run) for run in runs] for runs, _ in prompts_read] == [[144], [36, 144], [144]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([], "what?"), PromptError, "no picture"),
+        ((["a.png", "b.png"], ["what?"]), PromptError, "2 pictures were given for 1 questions"),
+        (("a.png", []), PromptError, "list of questions is empty"),
+        (("a.png", ["what?", "?!"]), PromptError, "no word"),
+        (("a.png", " "), PromptError, "question is empty"),
+        ((3, "what?"), ImageError, "int"),
+    ],
+)
+def test_what_cannot_be_asked(tar, arguments, error, message):
+    with pytest.raises(error, match=message):
+        tar.ask(*arguments)
+
+
+def test_scales_and_fits_that_do_not_fit(tar, picture):
+    with pytest.raises(ConfigError, match="2 scales were given for 1 pictures"):
+        tar.ask(picture, "what?", scale=[0, 1])
+    with pytest.raises(ConfigError, match="1 scales were given for 2 questions"):
+        tar.ask(picture, ["what?", "where?"], scale=[0])
+    with pytest.raises(ConfigError, match="scale 3"):
+        tar.ask(picture, "what?", scale=3)
+    for call in (tar.tokens, tar.reconstruct, tar.describe, lambda image, fit: tar.ask(image, "what?", fit=fit)):
+        with pytest.raises(ConfigError, match="squash or letterbox"):
+            call(picture, fit="crop")
+
+
+@pytest.mark.parametrize("size", [(2, 2), (400, 20), (3, 90), (64, 64)])
+def test_pictures_of_any_size_are_squashed_or_letterboxed_on_request(tar, prompts_read, size):
+    picture = _noise(5, *size)
+    side = tar.parts.ta_tok.config.vision.image_size
+    for fit in ("squash", "letterbox"):
+        given = to_pixels(picture, side, fit=fit)[None]
+        expected = tar.parts.ta_tok.encode(given, tar.parts.vocab.scale(0))[0].tolist()
+        assert _flat(tar.tokens(picture, 0, fit=fit)) == expected
+        tar.ask(picture, "what?", scale=0, fit=fit)
+        tar.describe(picture, scale=0, fit=fit)
+        assert [runs for runs, _ in prompts_read[-2:]] == [[expected], [expected]]
+        again = tar.reconstruct(picture, scale=0, fit=fit)
+        assert again.size == (32, 32)
+        assert again.info["fit"] == fit
+    assert tar.tokens(picture, 0).codes == tar.tokens(picture, 0, fit="squash").codes
+
+
+def test_a_model_in_bfloat16_draws_reads_and_reconstructs(tiny_model, picture):
+    tar = Tar.from_pretrained(tiny_model, dtype="bfloat16")
+    assert tar.parts.language.model.qwen.dtype == torch.bfloat16
+    for detok in ("diffusion", "ar"):
+        drawn = tar.generate([PROMPT, "a dog"], detok=detok, guidance=2.0, scale=2)
+        assert [image.size for image in drawn] == [(32, 32)] * 2
+    assert tar.reconstruct(picture).size == (32, 32)
+    assert len(tar.ask(picture, ["what?", "where is the dog?"])) == 2
+    with pytest.raises(ConfigError, match="dtype"):
+        Tar.from_pretrained(tiny_model, dtype="float12")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from opentar.core.errors import ConfigError, ImageError
+from opentar.core.errors import ConfigError, ImageError, ModelError
 from opentar.tokens_to_image.autoencoder import Autoencoder, AutoencoderConfig
 
 TINY = AutoencoderConfig(image_size=16, encoder_channels=(8, 16, 16), decoder_channels=(16, 16, 8))
@@ -83,3 +83,16 @@ def test_pictures_of_another_size_are_refused(model: Autoencoder) -> None:
 def test_configs_that_cannot_be_are_named(wrong: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         AutoencoderConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_without_encoder_paints_the_same_and_is_smaller(tmp_path):
+    torch.manual_seed(0)
+    whole = Autoencoder(AutoencoderConfig(image_size=16)).eval()
+    painter = whole.without_encoder()
+    painter.save(tmp_path / "painter")
+    loaded = Autoencoder.from_folder(tmp_path / "painter")
+    latents = torch.randn(2, 4, 2, 2)
+    assert torch.equal(loaded.decode_unit(latents), whole.decode_unit(latents))
+    assert sum(p.numel() for p in loaded.parameters()) < 0.75 * sum(p.numel() for p in whole.parameters())
+    with pytest.raises(ModelError, match="without its encoder"):
+        loaded.encode(torch.zeros(1, 3, 16, 16))

@@ -91,3 +91,13 @@ def test_configs_that_cannot_be_are_named() -> None:
         VQGANConfig(channels=(30,))
     with pytest.raises(ConfigError, match="codebook_size 0"):
         LatentVQConfig(codebook_size=0)
+
+
+def test_canvas_without_encoder_paints_the_same():
+    torch.manual_seed(0)
+    whole = LatentVQ(LatentVQConfig(autoencoder=AutoencoderConfig(image_size=16), codebook_size=32)).eval()
+    painter = whole.without_encoder()
+    codes = torch.randint(32, (2, 4))
+    assert torch.equal(painter.decode_codes(codes), whole.decode_codes(codes))
+    with pytest.raises(ModelError, match="without its encoder"):
+        painter.encode(torch.zeros(1, 3, 16, 16))

@@ -1,6 +1,6 @@
 """Parameters that several commands share, declared once so that they read the same everywhere."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -16,6 +16,13 @@ Overwrite = Annotated[bool, Parameter(help="Replace output files that exist.")]
 Scale = Annotated[
     int | None, Parameter(help="Grid of codes: 0 is the finest, 2 the coarsest. Default: the model's own choice.")
 ]
-Detok = Annotated[str | None, Parameter(help="Who paints the codes: diffusion or ar. Default: the model's choice.")]
+Fit = Annotated[
+    Literal["squash", "letterbox"] | None,
+    Parameter(help="How a picture that is not square is read. Default: the model's own choice, nearly always squash."),
+]
+Detok = Annotated[
+    str | None,
+    Parameter(help="Who paints the codes: diffusion, ar, or another size such as ar_512. Default: the model's choice."),
+]
 Seed = Annotated[int, Parameter(help="Seed of the first picture; the next ones count up from it.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, mps; default: the best there is.")]

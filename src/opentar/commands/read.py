@@ -12,6 +12,11 @@ from opentar.commands.output import Output
 from opentar.core.errors import ImageError
 
 Picture = Annotated[str, Parameter(help="Picture to read: PNG, JPEG, WebP, ...; - reads it from stdin.")]
+Also = Annotated[list[str] | None, Parameter(name="--also", help="One more picture, shown after it; repeatable.")]
+Scales = Annotated[
+    list[int] | None,
+    Parameter(name="--scale", help="Grid of codes, 0 (finest) to 2; given several times, one for each picture."),
+]
 
 
 def ask(
@@ -19,26 +24,33 @@ def ask(
     question: Annotated[str, Parameter(help="Question in English or Chinese; - reads it from stdin.")],
     /,
     *,
+    also: Also = None,
+    scale: Scales = None,
+    fit: options.Fit = None,
     model: options.Model = "nano",
     device: options.Device = None,
     json: options.Json = False,
 ) -> None:
-    """Answer a question about a picture."""
+    """Answer a question about a picture, or about several."""
     output = Output(json)
-    check_one_stdin(image, question)
+    images = [image, *(also or [])]
+    check_one_stdin(*images, question)
     question = text_argument(question, "question")
     with output.working():
-        picture = open_source(picture_source(image))
+        pictures = [open_source(picture_source(one)) for one in images]
         tar = load(model, device)
         started = time.perf_counter()
-        answer = tar.ask(picture, question)
+        answer = tar.ask(pictures, question, scale=scale[0] if scale and len(scale) == 1 else scale, fit=fit)
         seconds = time.perf_counter() - started
     output.line(answer)
-    output.result({"image": image, "question": question, "answer": answer, "seconds": round(seconds, 3)})
+    told = {"image": image, "question": question, "answer": answer, "seconds": round(seconds, 3)}
+    output.result(told | ({"also": also} if also else {}))
 
 
 def describe(
     *images: Picture,
+    scale: options.Scale = None,
+    fit: options.Fit = None,
     model: options.Model = "nano",
     device: options.Device = None,
     json: options.Json = False,
@@ -59,7 +71,7 @@ def describe(
     for name, source in zip(images, sources, strict=True):
         with output.working():
             started = time.perf_counter()
-            text = tar.describe(open_source(source))
+            text = tar.describe(open_source(source), scale=scale, fit=fit)
             seconds = time.perf_counter() - started
         output.line(text if len(images) == 1 else f"{name}: {text}")
         results.append({"image": name, "description": text, "seconds": round(seconds, 3)})
@@ -71,6 +83,7 @@ def tokens(
     /,
     *,
     scale: options.Scale = None,
+    fit: options.Fit = None,
     words: Annotated[int, Parameter(help="Words per code: its own and its nearest neighbours'; 0 for none.")] = 1,
     model: options.Model = "nano",
     device: options.Device = None,
@@ -80,7 +93,7 @@ def tokens(
     output = Output(json)
     with output.working():
         picture = open_source(picture_source(image))
-        grid = load(model, device).tokens(picture, scale, words=words)
+        grid = load(model, device).tokens(picture, scale, words=words, fit=fit)
     output.line(f"scale {grid.scale.index}: {grid.scale.side} x {grid.scale.side} = {grid.scale.length} codes")
     if not output.json:
         from rich import box

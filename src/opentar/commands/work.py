@@ -9,48 +9,72 @@ from opentar.commands import options
 from opentar.commands.files import folder_argument
 from opentar.commands.model import load
 from opentar.commands.output import Output
+from opentar.core.disk import human_bytes
 from opentar.core.errors import ConfigError, nearest, shown
 
 TRAINABLE = ("nano",)
+_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "I8": "int8", "I64": "int64", "BOOL": "bool"}
 
 
 def info(
     model: Annotated[str, Parameter(help="A bundled model's name or a model folder.")] = "nano",
     /,
     *,
+    verify: Annotated[
+        bool, Parameter(name="--verify", negative="--no-verify", help="Compare every file with the manifest.")
+    ] = True,
     json: options.Json = False,
 ) -> None:
-    """Say what a model is made of, its licence and its data. Every file is compared with the manifest."""
+    """Say what a model is made of, its licence and its data. No tensor is loaded; every file is compared."""
     from opentar import model_folder
     from opentar.core import folder as checkpoint
 
     output = Output(json)
     folder = model_folder.find_model(model)
     config = model_folder.read_config(folder)
-    with output.working():
-        checkpoint.verify(folder)
-    sizes = dict(model_folder.part_files(folder))
-    parts: dict[str, dict[str, Any]] = {}
-    for part in config.parts:
-        values = checkpoint.read_config(folder / part)
-        parts[part] = {
-            "bytes": sum(size for name, size in sizes.items() if name.startswith(f"{part}/")),
-            "storage": values.get("storage"),
-            "config": values,
-        }
-    total = sum(sizes.values())
+    if verify:
+        with output.working():
+            checkpoint.verify(folder)
+    parts = {part: _part_facts(folder, part, config.part_licences.get(part, config.licence)) for part in config.parts}
+    total = sum(size for _, size in model_folder.part_files(folder))
     digest = checkpoint.folder_hash(folder)
     output.line(f"{config.name}  ({folder})")
-    output.line(f"hash     {digest}, {total / 1e6:.1f} MB, every file intact")
+    output.line(f"hash     {digest}, {human_bytes(total)}, {'every file intact' if verify else 'files not compared'}")
     for part, facts in parts.items():
-        output.line(f"part     {part}: {facts['bytes'] / 1e6:.1f} MB, {facts['storage'] or 'several files'}")
+        stored = ", ".join(facts["dtypes"])
+        output.line(f"part     {part}: {facts['parameters']:,} parameters, {human_bytes(facts['bytes'])}, {stored}")
+        if config.part_licences:
+            output.line(f"         licence: {facts['licence'] or 'not stated'}")
     output.line(f"draws    {', '.join(config.detokenizers) or 'nothing: no de-tokenizer'}")
     output.line(f"words    {len(config.known_words) or 'not listed'}")
     output.line(f"licence  {config.licence or 'not stated'}")
     output.line(f"data     {config.data or 'not stated'}")
-    described = {"name": config.name, "folder": str(folder), "hash": digest, "bytes": total, "parts": parts}
-    described |= {"detokenizers": config.detokenizers, "known_words": config.known_words}
+    described = {"name": config.name, "folder": str(folder), "hash": digest, "bytes": total, "verified": verify}
+    described |= {"parts": parts, "detokenizers": config.detokenizers, "known_words": config.known_words}
     output.result(described | {"licence": config.licence, "data": config.data})
+
+
+def _part_facts(folder: Path, part: str, licence: str) -> dict[str, Any]:
+    """Parameters, types and bytes of a part, from the headers of its weights files."""
+    from opentar.core.folder import read_config
+    from opentar.core.headers import SCALE, read_header
+
+    place = folder / part
+    values = read_config(place)
+    counts: dict[str, int] = {}
+    for path in sorted(place.rglob("*.safetensors")):
+        for name, tensor in read_header(path).items():
+            if not name.endswith(SCALE):
+                kind = _TYPES.get(tensor.dtype, tensor.dtype.lower())
+                counts[kind] = counts.get(kind, 0) + tensor.numbers
+    return {
+        "parameters": sum(counts.values()),
+        "dtypes": dict(sorted(counts.items(), key=lambda item: -item[1])),
+        "bytes": sum(path.stat().st_size for path in place.rglob("*") if path.is_file()),
+        "licence": licence,
+        "storage": values.get("storage"),
+        "config": values,
+    }
 
 
 def train(

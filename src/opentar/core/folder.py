@@ -1,4 +1,4 @@
-"""Checkpoint folders: config.json + model.safetensors [+ extra files] + manifest.json.
+"""Checkpoint folders: config.json + model.safetensors (or several, and their index) [+ extra files] + manifest.json.
 
 A folder is complete or it is not there: everything is written into a hidden neighbour, flushed to the disk, the
 manifest (size and sha256 of every file) last, and then the neighbour is renamed. No pickles, no remote code.
@@ -11,69 +11,86 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from opentar.core.errors import ConfigError, OutputError, WeightsError, shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from opentar.core.storage import LoadDtype, State
+
+    ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 _OUR_KEYS = ("storage", "tied_tensors")
 _MANIFEST_FORMAT = 1
-_BLOCK = 1 << 20
+_HASHERS = min(4, os.cpu_count() or 1)
 
 
 def save_part(
     folder: Path,
     config: Mapping[str, Any],
-    state: Mapping[str, Tensor],
+    state: State,
     storage: str = "float32",
     extra: Mapping[str, bytes] | None = None,
+    shard_bytes: int | None = None,
 ) -> None:
     """Write one part of a model (or a checkpoint) as a complete folder; an older part of that name is replaced.
 
     Args:
         folder: where the part shall stand; its parent is made when it is missing.
         config: plain values; the keys "storage" and "tied_tensors" are ours and are added here.
-        state: tensors of any dtype. Floating ones are stored as `storage` says, others exactly. Tensors that share
-            one memory (tied weights) are stored once.
+        state: tensors of any dtype by name, or pairs of both; each is asked for once, in order, and let go when its
+            file is written. Floating ones are stored as `storage` says, others exactly. Tensors that share one memory
+            (tied weights) are stored once, if the state keeps them all alive.
         storage: "float32", "bfloat16" or "int8".
         extra: more files by name (tokenizer.json, ...).
+        shard_bytes: most bytes of tensors in one file; None is 4 GB.
 
     Raises:
         OutputError: the folder holds something else, or the disk refuses.
         ConfigError: unknown storage, a file name that leaves the folder, or a config that JSON cannot hold.
         WeightsError: a tensor holds NaN or infinity; such weights are never written.
     """
-    from opentar.core.storage import pack
+    from opentar.core.storage import SHARD_BYTES, check_storage, write_tensors
 
+    check_storage(storage)
     for key in _OUR_KEYS:
         if key in config:
             raise ConfigError(f"the key {key!r} of a part's config is written by save_part; leave it out")
     if set(extra or {}) & {CONFIG, WEIGHTS, MANIFEST}:
         raise ConfigError(f"extra files must not be called {CONFIG}, {WEIGHTS} or {MANIFEST}; choose other names")
-    weights, tied = pack(state, storage)
-    ours = {"storage": storage} | ({"tied_tensors": tied} if tied else {})
-    files = {CONFIG: _json_bytes({**config, **ours}), WEIGHTS: weights, **(extra or {})}
+    # Before the weights, which may take minutes to write.
+    _json_bytes(config)
     with atomic_folder(folder) as stage:
-        for name, content in files.items():
+        tied = write_tensors(stage, state, storage, SHARD_BYTES if shard_bytes is None else shard_bytes)
+        ours = {"storage": storage} | ({"tied_tensors": tied} if tied else {})
+        for name, content in {CONFIG: _json_bytes({**config, **ours}), **(extra or {})}.items():
             _inside(stage, name).parent.mkdir(parents=True, exist_ok=True)
             _inside(stage, name).write_bytes(content)
 
 
-def load_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The config and the tensors that were given to `save_part`, floating tensors as float32, every file verified.
+def load_part(folder: Path, dtype: LoadDtype | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config and the tensors that were given to `save_part`, every file verified.
+
+    Args:
+        folder: the part.
+        dtype: of floating tensors: None is float32; "stored" leaves them as they lie in the file, and maps them
+            instead of reading them (int8 becomes float32).
 
     Raises:
         WeightsError: no such folder, or a file is missing, cut short, changed or not of the stated storage.
     """
-    from opentar.core.storage import unpack
+    import torch
+
+    from opentar.core.storage import read_tensors
 
     folder = standing(folder)
     verify(folder)
@@ -81,7 +98,7 @@ def load_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     storage, tied = config.pop("storage", None), config.pop("tied_tensors", {})
     if not isinstance(storage, str) or not isinstance(tied, dict):
         raise WeightsError(f"{folder / CONFIG} does not say how its tensors are stored; save the part again")
-    return config, unpack(folder / WEIGHTS, storage, tied)
+    return config, read_tensors(folder, storage, tied, torch.float32 if dtype is None else dtype)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -110,7 +127,48 @@ def standing(folder: Path) -> Path:
 
 
 def strict_load(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load `state` into `module`; every name and shape must fit, else WeightsError with a readable difference."""
+    """Copy `state` into `module`; every name and shape must fit, else WeightsError with a readable difference."""
+    _check_fit(module, state, where)
+    module.load_state_dict(state, strict=True)
+
+
+def assemble(build: Callable[[], ModuleT], state: Mapping[str, Tensor], where: str) -> ModuleT:
+    """The module that `build` makes, with `state` as its weights, in eval mode.
+
+    It is built without memory and takes the tensors over, in their type and without a copy, so that mapped ones stay
+    mapped. Only tensors that the module wants in another memory order (channels last) are copied.
+
+    Args:
+        build: makes the module; all it computes at its start must come from the state, or be computed later.
+        state: every parameter and persistent buffer.
+        where: the place named in errors.
+
+    Raises:
+        WeightsError: a name or a shape does not fit.
+    """
+    import torch
+
+    with torch.device("meta"):
+        module = build()
+    _check_fit(module, state, where)
+    own = module.state_dict()
+    ordered = {name: _in_order_of(own[name], tensor) for name, tensor in state.items()}
+    module.load_state_dict(ordered, strict=True, assign=True)
+    empty = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+    assert not empty, f"{type(module).__name__} computes {empty[0]} when it is built: it cannot be assembled"
+    return module.eval()
+
+
+def _in_order_of(own: Tensor, given: Tensor) -> Tensor:
+    """`given`, or a copy of it where `own` orders its memory in another way."""
+    if given.stride() == own.stride():
+        return given
+    import torch
+
+    return torch.empty_strided(own.shape, own.stride(), dtype=given.dtype).copy_(given)
+
+
+def _check_fit(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     own = module.state_dict()
     missing = [name for name in own if name not in state]
     unknown = [name for name in state if name not in own]
@@ -119,15 +177,13 @@ def strict_load(module: nn.Module, state: Mapping[str, Tensor], where: str) -> N
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    if not (missing or unknown or shapes):
-        module.load_state_dict(state, strict=True)
-        return
     groups = (("missing", missing), ("not known here", unknown), ("of another shape", shapes))
     parts = [f"{len(names)} {kind}: {_some(names)}" for kind, names in groups if names]
-    raise WeightsError(
-        f"the weights of {where} do not fit {type(module).__name__}: {'; '.join(parts)}. "
-        "Use the config they were saved with."
-    )
+    if parts:
+        raise WeightsError(
+            f"the weights of {where} do not fit {type(module).__name__}: {'; '.join(parts)}. "
+            "Use the config they were saved with."
+        )
 
 
 @contextmanager
@@ -159,16 +215,31 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def verify(folder: Path) -> None:
-    """Compare every file with the manifest; WeightsError names the first that is missing, cut short or changed."""
+def verify(folder: Path, *, deep: bool = True) -> None:
+    """Compare every file with the manifest; WeightsError names the first that is missing, cut short or changed.
+
+    Args:
+        folder: a part or a whole model.
+        deep: False leaves the files of parts inside to the manifests of these, which are compared here: whoever loads
+            such a part verifies it then, and nothing is hashed twice.
+    """
     folder = standing(folder)
-    for name, entry in _manifest(folder).items():
-        path = _inside(folder, name)
+    files = _manifest(folder)
+    if not deep:
+        own = [PurePosixPath(name).parent for name in files if PurePosixPath(name).name == MANIFEST]
+        files = {
+            name: entry
+            for name, entry in files.items()
+            if PurePosixPath(name).name == MANIFEST or not any(part in PurePosixPath(name).parents for part in own)
+        }
+    paths = {name: _inside(folder, name) for name in files}
+    for name, path in paths.items():
         if not path.is_file():
             _damaged(path, "is missing")
-        if path.stat().st_size != entry["bytes"]:
-            _damaged(path, f"has {path.stat().st_size} bytes instead of {entry['bytes']}")
-        if _sha256(path) != entry["sha256"]:
+        if path.stat().st_size != files[name]["bytes"]:
+            _damaged(path, f"has {path.stat().st_size} bytes instead of {files[name]['bytes']}")
+    for (name, path), found in zip(paths.items(), _hashes(paths.values()), strict=True):
+        if found != files[name]["sha256"]:
             _damaged(path, "has changed since it was saved (wrong sha256)")
 
 
@@ -217,14 +288,17 @@ def _check_replaceable(folder: Path) -> None:
 
 
 def _write_manifest(stage: Path) -> None:
-    files = {}
+    paths = []
     for path in sorted(stage.rglob("*")):
         if path.is_file():
+            paths.append(path)
             _sync(path)
-            name = path.relative_to(stage).as_posix()
-            files[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         elif os.name != "nt":
             _sync(path)
+    files = {
+        path.relative_to(stage).as_posix(): {"bytes": path.stat().st_size, "sha256": found}
+        for path, found in zip(paths, _hashes(paths), strict=True)
+    }
     (stage / MANIFEST).write_bytes(_json_bytes({"format": _MANIFEST_FORMAT, "files": files}))
     _sync(stage / MANIFEST)
     _sync(stage)
@@ -282,6 +356,12 @@ def _json_bytes(content: Mapping[str, Any]) -> bytes:
 
 def _damaged(path: Path, what: str) -> NoReturn:
     raise WeightsError(f"{shown(path)} {what}; get this folder again, or use another one")
+
+
+def _hashes(paths: Iterable[Path]) -> list[str]:
+    """sha256 of each file. Hashing lets other threads run, so large files are hashed side by side."""
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        return list(pool.map(_sha256, paths))
 
 
 def _sha256(path: Path) -> str:

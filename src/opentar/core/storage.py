@@ -1,64 +1,123 @@
-"""How the tensors of a part become bytes: float32, bfloat16 or int8 inside one safetensors file.
+"""How the tensors of a part become bytes: float32, bfloat16 or int8 in safetensors, large parts in several files.
 
 int8 is symmetric with one float16 scale for each row of the first dimension, `x ~ q * scale`, |q| <= 127. Tensors with
 fewer than 4,096 elements or one dimension (norms, biases) stay float32: they cost little and carry much. Integer and
 boolean tensors are stored exactly in every storage.
+
+Files are written as the tensors come and mapped when they are read, so that neither way ever holds a model twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import json
+import os
+import re
+import weakref
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from opentar.core.errors import ConfigError, WeightsError, nearest, shown
+from opentar.core.headers import SCALE
 
 STORAGES = ("float32", "bfloat16", "int8")
-_SCALE = "::scale"
+SHARD_BYTES = 4_000_000_000
+"""A part with more bytes of tensors is cut into files of at most so many (one tensor may be larger)."""
+STEM = "model"
+"""Name of weights files without their ending."""
+
+State = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
+"""Named tensors; a mapping that makes each tensor when it is asked for, or a generator, costs one tensor's memory."""
+LoadDtype = torch.dtype | Literal["stored"]
+"""Type of loaded floating tensors; "stored": as they lie in the file, mapped instead of read (int8 becomes float32)."""
+_DTYPES: dict[str, LoadDtype] = {
+    "stored": "stored",
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+}
 _INT8_FROM_ELEMENTS = 4096
 _HALF_MAX = torch.finfo(torch.float16).max
 
 
-def pack(state: Mapping[str, Tensor], storage: str) -> tuple[bytes, dict[str, str]]:
-    """The safetensors bytes of `state`, and for each tensor left out because it is tied the name of its twin.
-
-    Equal states give equal bytes: the metadata has one key, because safetensors writes several in random order.
+def resolve_dtype(dtype: str | torch.dtype | None) -> LoadDtype:
+    """The type to load weights as: "float32", "bfloat16" (or fp32, bf16, a torch.dtype), None for as stored.
 
     Raises:
-        ConfigError: unknown storage.
-        WeightsError: NaN or infinity.
+        ConfigError: another type.
     """
+    if dtype is None:
+        return "stored"
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ConfigError(f"dtype {shown(dtype)} is unknown; use {', '.join(_DTYPES)}.{nearest(name, _DTYPES)}")
+    return _DTYPES[name]
+
+
+def check_storage(storage: str) -> None:
+    """Raise ConfigError unless `storage` is one of STORAGES."""
     if storage not in STORAGES:
         raise ConfigError(f"storage {shown(storage)} is unknown; use {_choices()}.{nearest(storage, STORAGES)}")
-    packed: dict[str, Tensor] = {}
-    first_name: dict[tuple[object, ...], str] = {}
+
+
+def write_tensors(
+    folder: Path, state: State, storage: str, shard_bytes: int = SHARD_BYTES, stem: str = STEM
+) -> dict[str, str]:
+    """Write `state` into `folder`; returns, for each tensor left out because it is tied, the name of its twin.
+
+    One file `model.safetensors`, or with more than `shard_bytes` of tensors `model-00001-of-0000N.safetensors` ... and
+    `model.safetensors.index.json`, the form of Hugging Face. What is held at a time is the tensors of one file. Equal
+    states give equal bytes: the metadata has one key, because safetensors writes several in random order.
+
+    Raises:
+        ConfigError: unknown storage, or a name that storage keeps for itself.
+        WeightsError: NaN or infinity.
+        OSError: the disk refuses.
+    """
+    check_storage(storage)
+    shards = _Shards(folder, shard_bytes, stem)
+    first_seen: dict[tuple[object, ...], tuple[str, weakref.ref[Tensor]]] = {}
     tied: dict[str, str] = {}
-    for name, tensor in state.items():
+    for name, tensor in state.items() if isinstance(state, Mapping) else state:
         memory = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device)
-        # An empty tensor has no memory, so its address says nothing about being tied.
-        if tensor.numel() and memory in first_name:
-            tied[name] = first_name[memory]
+        # A tensor that is gone may have left its address to this one; an empty one has no memory at all.
+        if tensor.numel() and memory in first_seen and first_seen[memory][1]() is not None:
+            tied[name] = first_seen[memory][0]
             continue
-        first_name[memory] = name
-        packed.update(_packed(name, tensor.detach().cpu(), storage))
-    return save(packed, metadata={"format": "pt"}), tied
+        first_seen[memory] = name, weakref.ref(tensor)
+        shards.add(_packed(name, tensor.detach().cpu(), storage))
+        del tensor
+    shards.finish()
+    return tied
 
 
-def unpack(path: Path, storage: str, tied: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors of a file written by `pack`, floating ones as float32, tied ones again. Raises WeightsError."""
+def read_tensors(
+    folder: Path, storage: str, tied: Mapping[str, str], dtype: LoadDtype = torch.float32, stem: str = STEM
+) -> dict[str, Tensor]:
+    """The tensors that `write_tensors` wrote, floating ones as `dtype` says, tied ones again.
+
+    Tensors whose type need not change are mapped: their bytes are read when they are first used, and what is written
+    to them never reaches the file.
+
+    Raises:
+        WeightsError: missing, malformed or contradicting files.
+    """
     if storage not in STORAGES:
-        raise WeightsError(f"{path} is stored as {shown(storage)}; this version reads {_choices()}: update OpenTar")
+        where = folder / f"{stem}.safetensors"
+        raise WeightsError(f"{where} is stored as {shown(storage)}; this version reads {_choices()}: update OpenTar")
+    stored = _mapped(folder, stem)
     try:
-        with safe_open(path, framework="pt") as file:
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        state = {name: _restored(name, stored) for name in stored if not name.endswith(_SCALE)}
+        state = {name: _restored(name, stored, dtype) for name in stored if not name.endswith(SCALE)}
         return state | {name: state[source] for name, source in tied.items()}
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise WeightsError(f"{path} is not a readable weights file ({error}); get it again") from error
+    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise WeightsError(f"{folder} holds weights that do not fit together ({error}); get it again") from error
 
 
 def quantize_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,27 +133,129 @@ def quantize_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return values.view(tensor.shape), scale
 
 
+class _Shards:
+    """Collects tensors and writes a file whenever the next one would make it too large."""
+
+    def __init__(self, folder: Path, limit: int, stem: str) -> None:
+        self.folder, self.limit, self.stem = folder, limit, stem
+        self.held: dict[str, Tensor] = {}
+        self.held_bytes = 0
+        self.written: list[tuple[str, ...]] = []
+        self.total_bytes = 0
+
+    def add(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what belongs into one file together."""
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if self.held and self.held_bytes + size > self.limit:
+            self._write()
+        self.held.update(tensors)
+        self.held_bytes += size
+        self.total_bytes += size
+
+    def finish(self) -> None:
+        """Write the rest and give the files their names, now that their number is known."""
+        if self.held or not self.written:
+            self._write()
+        count = len(self.written)
+        if count == 1:
+            self._unnamed(1).rename(self.folder / f"{self.stem}.safetensors")
+            return
+        places: dict[str, str] = {}
+        for number, names in enumerate(self.written, 1):
+            file = f"{self.stem}-{number:05d}-of-{count:05d}.safetensors"
+            self._unnamed(number).rename(self.folder / file)
+            places |= dict.fromkeys(names, file)
+        index = {"metadata": {"total_size": self.total_bytes}, "weight_map": dict(sorted(places.items()))}
+        (self.folder / _index(self.stem)).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    def _write(self) -> None:
+        self.written.append(tuple(self.held))
+        path = self._unnamed(len(self.written))
+        # Some versions of the library leave a file that only its owner may read; it shall be as any new file is.
+        path.touch()
+        mode = path.stat().st_mode
+        try:
+            save_file(self.held, path, metadata={"format": "pt"})
+            path.chmod(mode)
+        except SafetensorError as error:
+            # The library tells a full disk in its own words; the number of the system's error is in them.
+            code = re.search(r"(?:os error|code:) (\d+)", str(error))
+            reason = os.strerror(int(code[1])) if code else "the weights could not be written"
+            raise OSError(int(code[1]) if code else errno.EIO, reason) from error
+        self.held, self.held_bytes = {}, 0
+
+    def _unnamed(self, number: int) -> Path:
+        return self.folder / f"{self.stem}-{number:05d}.safetensors"
+
+
+def _index(stem: str) -> str:
+    return f"{stem}.safetensors.index.json"
+
+
+def _mapped(folder: Path, stem: str) -> dict[str, Tensor]:
+    """All tensors of the one file or of the several, as they lie there."""
+    places = _places(folder, stem)
+    stored: dict[str, Tensor] = {}
+    for file in [f"{stem}.safetensors"] if places is None else sorted(set(places.values())):
+        path = folder / file
+        try:
+            with safe_open(path, framework="pt") as content:
+                found = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+            raise WeightsError(f"{path} is not a readable weights file ({error}); get it again") from error
+        if places is not None and set(found) != {name for name, place in places.items() if place == file}:
+            raise WeightsError(f"{path} holds other tensors than {_index(stem)} says; get the folder again")
+        stored |= found
+    return stored
+
+
+def _places(folder: Path, stem: str) -> dict[str, str] | None:
+    """Tensor -> file, or None where one file holds all."""
+    path = folder / _index(stem)
+    if not path.is_file():
+        return None
+    try:
+        places = json.loads(path.read_bytes())["weight_map"]
+        files = set(places.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{path} has no weight_map; get the folder again") from error
+    for file in files:
+        if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file, re.ASCII):
+            raise WeightsError(f"{path} names {shown(file)}; only safetensors files beside it are read")
+    return places
+
+
 def _packed(name: str, tensor: Tensor, storage: str) -> dict[str, Tensor]:
     """The one or two stored tensors of `tensor`; always fresh memory, because safetensors refuses shared views."""
-    if name.endswith(_SCALE):
-        raise ConfigError(f"tensor name {shown(name)} ends with {_SCALE!r}, which storage keeps for itself; rename it")
+    if name.endswith(SCALE):
+        raise ConfigError(f"tensor name {shown(name)} ends with {SCALE!r}, which storage keeps for itself; rename it")
     if not tensor.is_floating_point():
         return {name: tensor.clone(memory_format=torch.contiguous_format)}
-    if not torch.isfinite(tensor).all():
+    if not _is_finite(tensor):
         raise WeightsError(f"tensor {name} holds NaN or infinity; nothing was saved, go back to an earlier checkpoint")
     large = tensor.ndim >= 2 and tensor.numel() >= _INT8_FROM_ELEMENTS
     if storage == "int8" and large and tensor.abs().amax() / 127 < _HALF_MAX:
         values, scale = quantize_rows(tensor)
-        return {name: values, name + _SCALE: scale}
+        return {name: values, name + SCALE: scale}
     dtype = torch.bfloat16 if storage == "bfloat16" else torch.float32
-    return {name: tensor.to(dtype).clone(memory_format=torch.contiguous_format)}
+    return {name: torch.empty(tensor.shape, dtype=dtype).copy_(tensor)}
 
 
-def _restored(name: str, stored: Mapping[str, Tensor]) -> Tensor:
-    tensor, scale = stored[name], stored.get(name + _SCALE)
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.numel():
+        return True
+    # Both pass NaN on, and unlike isfinite they need no memory beside the tensor.
+    lowest, highest = torch.aminmax(tensor)
+    return bool(torch.isfinite(lowest) and torch.isfinite(highest))
+
+
+def _restored(name: str, stored: Mapping[str, Tensor], dtype: LoadDtype) -> Tensor:
+    tensor, scale = stored[name], stored.get(name + SCALE)
     if scale is not None:
-        return tensor.float() * scale.float().view(-1, *[1] * (tensor.ndim - 1))
-    return tensor.float() if tensor.is_floating_point() else tensor
+        tensor = tensor.float() * scale.float().view(-1, *[1] * (tensor.ndim - 1))
+    if dtype == "stored" or not tensor.is_floating_point():
+        return tensor
+    return tensor.to(dtype)
 
 
 def _choices() -> str:

@@ -44,8 +44,13 @@ class DecoderConfig:
     """"sdpa" or "matmul": same result, different speed"""
     norm_eps: float = 1e-6
     """epsilon of the LayerNorms"""
+    front_size: int | None = None
+    """hidden width of a residual net over each single row, where what a row says is no linear matter; None = none, as
+    published"""
 
     def __post_init__(self) -> None:
+        if self.front_size is not None and self.front_size < 1:
+            raise ConfigError(f"front_size is {self.front_size}; give a positive number, or leave it out")
         for name in ("input_size", "hidden_size", "output_size", "layers", "heads", "mlp_size", "position_side"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give a positive number")
@@ -58,12 +63,19 @@ class DecoderConfig:
 
 
 class FeatureDecoder(nn.Module):
-    """out_linear -> patch Linear + resized positions -> layers -> post_layernorm -> Linear, Tanh, Linear."""
+    """out_linear [+ front] -> patch Linear + resized positions -> layers -> post_layernorm -> Linear, Tanh, Linear."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
         self.out_linear = nn.Linear(config.input_size, config.input_size)
+        self.front: nn.Sequential | None = None
+        if config.front_size is not None:
+            self.front = nn.Sequential(
+                nn.Linear(config.input_size, config.front_size),
+                nn.ReLU(),
+                nn.Linear(config.front_size, config.input_size),
+            )
         self.patch_embedding = nn.Linear(config.input_size, config.hidden_size)
         self.position_PD = nn.Parameter(torch.randn(config.position_side**2, config.hidden_size) * 0.02)
         self.layers = nn.ModuleList(
@@ -101,11 +113,18 @@ class FeatureDecoder(nn.Module):
         side = math.isqrt(cells)
         if side * side != cells or not cells:
             raise ConfigError(f"got {cells} codes, which make no square grid; give a whole grid, such as 36 or 144")
-        x_BND = self.patch_embedding(self.out_linear(rows_BNC.to(self.position_PD.dtype)))
+        x_BND = self.rows_in(rows_BNC.to(self.position_PD.dtype))
         x_BND = x_BND + resize_positions(self.position_PD, side).to(x_BND.dtype)
         for layer in self.layers:
             x_BND = layer(x_BND, None)
         return self.task_layer(self.post_layernorm(x_BND))
+
+    def rows_in(self, rows_BNC: torch.Tensor) -> torch.Tensor:
+        """What each single row says, before any looks at its neighbours: (..., input_size) -> (..., hidden_size)."""
+        x_BNC = self.out_linear(rows_BNC)
+        if self.front is not None:
+            x_BNC = x_BNC + self.front(x_BNC)
+        return self.patch_embedding(x_BNC)
 
 
 def resize_positions(table_PD: torch.Tensor, side: int) -> torch.Tensor:

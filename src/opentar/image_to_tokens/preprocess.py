@@ -31,8 +31,7 @@ def to_pixels(image: Image.Image, size: int, fit: str = "squash") -> torch.Tenso
     Raises:
         ConfigError: unknown `fit`, a size below 1 or a picture that is not RGB.
     """
-    if fit not in FITS:
-        raise ConfigError(f"fit is {shown(fit)}; choose squash or letterbox.{nearest(fit, FITS)}")
+    check_fit(fit)
     if image.mode != "RGB":
         raise ConfigError(f"the picture has mode {image.mode}; convert it to RGB first")
     array_HW3 = np.array(image, dtype=np.uint8)
@@ -47,6 +46,13 @@ def to_pixels(image: Image.Image, size: int, fit: str = "squash") -> torch.Tenso
     inner = resize_pixels(pixels_13HW, inner_height, inner_width)[0]
     square[:, top : top + inner_height, left : left + inner_width] = inner
     return square
+
+
+def check_fit(fit: str) -> str:
+    """`fit` itself. Raises ConfigError unless it is "squash" or "letterbox"."""
+    if fit not in FITS:
+        raise ConfigError(f"fit is {shown(fit)}; choose squash or letterbox.{nearest(str(fit), FITS)}")
+    return fit
 
 
 def resize_pixels(pixels_B3HW: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -7,9 +7,7 @@ refused by name.
 
 from __future__ import annotations
 
-import collections
 import math
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import torch
 
 from opentar.core.errors import ConfigError, WeightsError, nearest, shown
+from opentar.core.torch_files import model_of
 from opentar.image_to_tokens.decoder import DecoderConfig
 from opentar.image_to_tokens.encoder import VisionConfig
 from opentar.image_to_tokens.quantizer import QuantizerConfig
@@ -111,22 +110,8 @@ def read_ta_tok(path: str | Path) -> tuple[TATokConfig, dict[str, torch.Tensor]]
 
 
 def _read_file(path: Path) -> tuple[Mapping[str, Any], Mapping[str, torch.Tensor]]:
-    # EasyDict is a dict with attributes; an ordered one stands in for it, so that package need not be installed
-    safe: list[Any] = [(collections.OrderedDict, "easydict.EasyDict")]
-    try:
-        with torch.serialization.safe_globals(safe):
-            blob = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(f"there is no file {shown(path)}; give the path of a ta_tok.pth") from error
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} holds objects other than tensors and plain values; give a ta_tok.pth") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0][:120]
-        raise WeightsError(f"{path} cannot be read ({reason}); download ta_tok.pth again") from error
-    model = blob.get("model") if isinstance(blob, Mapping) else None
-    if not isinstance(model, Mapping) or not {"args", "sd"} <= set(model):
-        raise WeightsError(f'{path} is not a tokenizer file; expected {{"model": {{"args", "sd"}}}} as in ta_tok.pth')
-    args, stored = model["args"], model["sd"]
+    model = model_of(path, "a tokenizer file", "ta_tok.pth")
+    args, stored = model.get("args"), model.get("sd")
     if not isinstance(args, Mapping) or not isinstance(stored, Mapping):
         raise WeightsError(f"{path}: model.args and model.sd must be mappings; give a ta_tok.pth")
     for name, tensor in stored.items():

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError
-from opentar.core.folder import load_part, save_part, strict_load
+from opentar.core.folder import assemble, load_part, save_part
 from opentar.image_to_tokens.decoder import DecoderConfig, FeatureDecoder
 from opentar.image_to_tokens.encoder import VisionConfig, VisionEncoder, pool_grid
 from opentar.image_to_tokens.quantizer import Quantized, QuantizerConfig, TextAlignedQuantizer
 from opentar.vocab import Scale
+
+if TYPE_CHECKING:
+    from opentar.core.storage import LoadDtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,14 +174,23 @@ class TATok(nn.Module):
         save_part(folder, to_dict(self.config), self.state_dict(), storage, extra)
 
     @classmethod
-    def from_folder(cls, folder: Path) -> TATok:
+    def from_folder(cls, folder: Path, dtype: LoadDtype = "stored") -> TATok:
         """The tokenizer of a checkpoint folder, in eval mode.
+
+        Args:
+            folder: the checkpoint.
+            dtype: of encoder and decoder; "stored" maps them as they lie there. The codebook is never rounded, and
+                always projected and compared in float32, because a rounded table would move codes.
 
         Raises:
             WeightsError: missing, damaged or unfitting files.
             ConfigError: a config this version does not know.
         """
-        config, state = load_part(folder)
-        model = cls(from_dict(TATokConfig, config, where=f"{folder}/config.json"))
-        strict_load(model, state, str(folder))
-        return model.eval()
+        config, state = load_part(folder, "stored")
+        sizes = from_dict(TATokConfig, config, where=f"{folder}/config.json")
+        if dtype != "stored":
+            for name, tensor in state.items():
+                wide = name.startswith("quantizer.") and dtype.itemsize < tensor.dtype.itemsize
+                if tensor.is_floating_point() and not wide:
+                    state[name] = tensor.to(dtype)
+        return assemble(lambda: cls(sizes), state, str(folder))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import WeightsError
@@ -17,6 +17,9 @@ from opentar.core.folder import load_part, save_part, standing
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.language.prompt import ChatTemplate, PromptBuilder
 from opentar.language.tokenizer import FILE, SPECIALS, TextTokenizer
+
+if TYPE_CHECKING:
+    from opentar.core.storage import LoadDtype
 
 
 class Language(NamedTuple):
@@ -30,22 +33,26 @@ def save_language(
     folder: str | Path, model: TarLanguageModel, builder: PromptBuilder, storage: str = "float32"
 ) -> None:
     """Write weights, config, tokenizer and template. `storage`: float32, bfloat16 or int8 (see core/folder.py)."""
-    config = {
-        **json.loads(model.qwen.config.to_json_string()),
-        "architectures": ["Qwen2ForCausalLM"],
-        "opentar": {"language": to_dict(model.config), "template": to_dict(builder.template)},
-    }
     extra = {FILE: builder.tokenizer.to_json().encode("utf-8")}
-    save_part(Path(folder), config, model.state(), storage, extra)
+    save_part(Path(folder), folder_config(model.config, builder.template), model.state(), storage, extra)
 
 
-def load_language(folder: str | Path) -> Language:
-    """Read what `save_language` wrote; weights come back as float32, in eval mode.
+def folder_config(config: LanguageConfig, template: ChatTemplate) -> dict[str, Any]:
+    """config.json of a language folder: transformers' fields, and ours under "opentar"."""
+    return {
+        **json.loads(config.qwen().to_json_string()),
+        "architectures": ["Qwen2ForCausalLM"],
+        "opentar": {"language": to_dict(config), "template": to_dict(template)},
+    }
+
+
+def load_language(folder: str | Path, dtype: LoadDtype = "stored") -> Language:
+    """Read what `save_language` wrote, in eval mode; `dtype` "stored" maps the weights as they lie there.
 
     Raises WeightsError for a damaged folder or a tokenizer that does not fit, ConfigError for an unknown key.
     """
     folder = standing(Path(folder))
-    data, state = load_part(folder)
+    data, state = load_part(folder, dtype)
     ours = data.get("opentar")
     if not isinstance(ours, dict) or not isinstance(ours.get("language"), dict):
         raise WeightsError(f"{folder} is no OpenTar language folder: its config.json has no opentar.language")

@@ -242,23 +242,41 @@ class TarLanguageModel(nn.Module):
         ids (B, T) int64, filled up on the right; labels (B, T) as prompt.py gives them (not shifted). Sequences that
         are filled up on the right need no mask: what is real never sees what comes after it.
         """
-        losses, _ = self._losses(ids_BT, labels_BT)
-        return losses.mean()
+        return self._losses(ids_BT, labels_BT)[0].mean()
 
-    def loss_parts(self, ids_BT: Tensor, labels_BT: Tensor) -> LossParts:
-        """`loss` together with its means over codes and over text, for logs and weighting."""
-        losses, said = self._losses(ids_BT, labels_BT)
+    def loss_parts(
+        self, ids_BT: Tensor, labels_BT: Tensor, *, group: int | None = None, by_answer: bool = False
+    ) -> LossParts:
+        """`loss` together with its means over codes and over text, for logs and weighting.
+
+        `group`: run so many rows of like length at a time, cut to their longest; same result, less padding computed.
+        `by_answer`: the text mean is over answers, so that "yes" counts as much as a long description.
+        """
+        rows_of = [torch.arange(len(ids_BT))]
+        if group is not None:
+            places_T = torch.arange(labels_BT.shape[1], device=labels_BT.device)
+            rows_of = list(((labels_BT != IGNORED) * places_T).amax(1).argsort().split(group))
+        runs = []
+        for rows in rows_of:
+            length = int((labels_BT[rows] != IGNORED).any(0).nonzero().max()) + 1 if group else labels_BT.shape[1]
+            runs.append(self._losses(ids_BT[rows, :length], labels_BT[rows, :length]))
+        losses, said, weights = (torch.cat(parts) for parts in zip(*runs, strict=True))
         codes = self.vocab.is_code(said)
-        return LossParts(losses.mean(), losses[codes].mean(), losses[~codes].mean())
+        weights = weights[~codes] if by_answer else torch.ones_like(losses[~codes])
+        return LossParts(losses.mean(), losses[codes].mean(), (losses[~codes] * weights).sum() / weights.sum())
 
-    def _losses(self, ids_BT: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, ids_BT: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cross-entropy of each learned id, the ids, and one by the length of the answer that each stands in."""
         hidden_BTH = self.hidden(ids_BT[:, :-1])
         next_BT = labels_BT[:, 1:]
         learned = next_BT != IGNORED
         said = next_BT[learned]
+        begins = learned & ~functional.pad(learned, (1, 0))[:, :-1]
+        answer = begins.flatten().cumsum(0)[learned.flatten()] - 1
+        weights = 1 / torch.bincount(answer).clamp(min=1)[answer]
         # The head is a third of a nano step over all positions; most positions are given, not learned.
         logits = self.logits(hidden_BTH[learned])
-        return functional.cross_entropy(logits.float(), said, reduction="none"), said
+        return functional.cross_entropy(logits.float(), said, reduction="none"), said, weights
 
     @torch.no_grad()
     def start_code_rows(self, codebook_KC: Tensor) -> str:

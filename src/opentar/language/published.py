@@ -2,7 +2,8 @@
 
 Two shapes exist: a plain Qwen2 folder, and the one the authors' trainer saves (model_type "llava_qwen", with the vision
 tower's weights in the same file). Ids of the new tokens are read from the tokenizer and checked, never assumed. The
-folder's generation settings are not read at all: they are those of a chat model and would spoil drawing.
+folder's generation settings are not read at all: they are those of a chat model and would spoil drawing. Code that a
+folder brings along (`auto_map`) is never imported; the architecture is ours or it is refused.
 """
 
 from __future__ import annotations
@@ -12,18 +13,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import Qwen2ForCausalLM
 
-from opentar.core.errors import WeightsError
+from opentar.core.errors import ConfigError, WeightsError, shown
 from opentar.language.model import LanguageConfig
-from opentar.language.tokenizer import FILE, TextTokenizer
+from opentar.language.tokenizer import FILE, SPLIT, TextTokenizer
 from opentar.vocab import POOLS
 
 MODEL_TYPES = ("qwen2", "llava_qwen")
 PUBLISHED_GRID = 27
 VISION_TOWER = "model.vision_tower."
 """Keys of the authors' trainer that repeat the image tokenizer; it is loaded from its own file."""
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SLOW_FILES = ("vocab.json", "merges.txt", "added_tokens.json")
+"""The same tokenizer as older libraries save it."""
+_SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size"),
+    "max_position_embeddings",
+)
 
 
 class PublishedLanguage(NamedTuple):
@@ -31,52 +41,72 @@ class PublishedLanguage(NamedTuple):
 
     config: LanguageConfig
     state: dict[str, Tensor]
+    """Qwen2's names; the tensors are mapped from the files, so they cost memory only while they are used."""
     tokenizer: TextTokenizer
+    notes: tuple[str, ...] = ()
+    """What was left out, one line each."""
 
 
 def read_llm(folder: str | Path, grid_side: int = PUBLISHED_GRID) -> PublishedLanguage:
     """Read a Qwen2 or llava_qwen folder. Tensors keep their dtype.
 
-    Raises WeightsError for a missing or damaged file, another architecture, or new tokens out of order.
+    Raises WeightsError for a missing or damaged file, another architecture, new tokens out of order, or a tensor that
+    is missing, unknown or of another shape than config.json says.
     """
     folder = Path(folder)
     data = _json(folder / "config.json")
     _check_architecture(data, folder / "config.json")
-    tokenizer = TextTokenizer.load(folder)
-    start, codebook_size = _new_tokens(folder)
-    state = _weights(folder)
+    text, added = _tokenizer_json(folder)
+    tokenizer = TextTokenizer.from_json(text)
+    start, codebook_size = _new_tokens(added, folder)
+    state, dropped = _weights(folder)
     table = state.get("model.embed_tokens.weight")
-    if table is None:
-        raise WeightsError(f"{folder} holds no model.embed_tokens.weight; it is no Qwen2 language model")
+    if table is None or table.ndim != 2:
+        raise WeightsError(f"{folder} holds no table model.embed_tokens.weight; it is no Qwen2 language model")
     rope = data.get("rope_parameters") or data
-    config = LanguageConfig(
-        text_size=tokenizer.size,
-        codebook_size=codebook_size,
-        grid_side=grid_side,
-        text_pieces=tokenizer.pieces,
-        first_new=start,
-        rows=table.shape[0],
-        hidden=data["hidden_size"],
-        layers=data["num_hidden_layers"],
-        heads=data["num_attention_heads"],
-        kv_heads=data["num_key_value_heads"],
-        head_size=data.get("head_dim") or data["hidden_size"] // data["num_attention_heads"],
-        mlp=data["intermediate_size"],
-        tie=bool(data.get("tie_word_embeddings", False)),
-        rope_theta=float(rope["rope_theta"]),
-        norm_eps=data["rms_norm_eps"],
-        attention="sdpa",
-        max_length=data["max_position_embeddings"],
-    )
+    try:
+        config = LanguageConfig(
+            text_size=tokenizer.size,
+            codebook_size=codebook_size,
+            grid_side=grid_side,
+            text_pieces=tokenizer.pieces,
+            first_new=start,
+            rows=table.shape[0],
+            hidden=data["hidden_size"],
+            layers=data["num_hidden_layers"],
+            heads=data["num_attention_heads"],
+            kv_heads=data["num_key_value_heads"],
+            head_size=data.get("head_dim") or data["hidden_size"] // data["num_attention_heads"],
+            mlp=data["intermediate_size"],
+            tie=bool(data.get("tie_word_embeddings", False)),
+            rope_theta=float(rope["rope_theta"]),
+            norm_eps=float(data["rms_norm_eps"]),
+            attention="sdpa",
+            max_length=data["max_position_embeddings"],
+        )
+    except ConfigError as error:
+        raise WeightsError(f"{folder} describes no language model: {error}") from error
     if config.tie:
         state.pop("lm_head.weight", None)
-    return PublishedLanguage(config, state, tokenizer)
+    _check_shapes(config, state, folder)
+    return PublishedLanguage(config, state, tokenizer, _notes(data, dropped))
+
+
+def _notes(data: Mapping[str, Any], dropped: int) -> tuple[str, ...]:
+    notes = []
+    if dropped:
+        notes.append(f"{dropped} tensors of the vision tower are left out: the image tokenizer has its own file")
+    if "auto_map" in data:
+        notes.append("config.json names code of its own (auto_map): it is neither read nor run, nor needed")
+    return tuple(notes)
 
 
 def _check_architecture(data: Mapping[str, Any], path: Path) -> None:
     if data.get("model_type") not in MODEL_TYPES:
         raise WeightsError(f"{path}: model_type is {data.get('model_type')!r}; known are {' and '.join(MODEL_TYPES)}")
     rope = data.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping):
+        raise WeightsError(f"{path}: rope_parameters is {shown(rope)}; a mapping is expected")
     unknown = {
         "rope_scaling": data.get("rope_scaling") not in (None, {}),
         "rope_parameters": rope.get("rope_type", "default") != "default",
@@ -86,18 +116,79 @@ def _check_architecture(data: Mapping[str, Any], path: Path) -> None:
     for name, strange in unknown.items():
         if strange:
             raise WeightsError(f"{path}: {name} = {data[name]!r} is not supported; remove it or use another folder")
-    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
-    for name in (*needed, "rms_norm_eps", "max_position_embeddings"):
-        if name not in data:
-            raise WeightsError(f"{path} lacks {name}; a Qwen2 config has it")
-    if "rope_theta" not in data and "rope_theta" not in rope:
-        raise WeightsError(f"{path} lacks rope_theta; a Qwen2 config has it")
+    for name in _SIZES:
+        _check_number(data, name, int, path)
+    _check_number(data, "rms_norm_eps", float, path)
+    _check_number(rope if "rope_theta" in rope else data, "rope_theta", float, path)
+    if data.get("head_dim") is not None:
+        _check_number(data, "head_dim", int, path)
 
 
-def _new_tokens(folder: Path) -> tuple[int, int]:
+def _check_number(data: Mapping[str, Any], name: str, kind: type, path: Path) -> None:
+    if name not in data:
+        raise WeightsError(f"{path} lacks {name}; a Qwen2 config has it")
+    value = data[name]
+    right = isinstance(value, (int, float)) if kind is float else isinstance(value, int)
+    if isinstance(value, bool) or not right or not 0 < value < float("inf"):
+        raise WeightsError(f"{path}: {name} is {shown(value)}; expected a positive {'whole ' * (kind is int)}number")
+
+
+def _tokenizer_json(folder: Path) -> tuple[str, list[dict[str, Any]]]:
+    """The folder's tokenizer.json, made of the older files where only those are there, and its added tokens."""
+    path = folder / FILE
+    if path.is_file() or not all((folder / name).is_file() for name in SLOW_FILES):
+        data = _json(path)
+    else:
+        data = _from_slow_files(folder)
+        path = folder / SLOW_FILES[2]
+    added = data.get("added_tokens", [])
+    for entry in added if isinstance(added, list) else [None]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str) or type(entry.get("id")) is not int:
+            raise WeightsError(f"{path}: added tokens are not a list of names and ids; get the file again")
+    return json.dumps(data), added
+
+
+def _from_slow_files(folder: Path) -> dict[str, Any]:
+    """Qwen2's tokenizer.json from vocab.json, merges.txt and added_tokens.json."""
+    try:
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{folder / 'merges.txt'} cannot be read: {error}") from error
+    merges = [line for line in lines if line.strip() and not line.startswith("#version")]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    added = _json(folder / "added_tokens.json")
+    split = {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False}
+    bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": number, "content": name, **flags, "normalized": False, "special": name.startswith(("<|", "<im_"))}
+            for name, number in added.items()
+        ],
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes_]},
+        "post_processor": None,
+        "decoder": bytes_,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": _json(folder / "vocab.json"),
+            "merges": merges,
+        },
+    }
+
+
+def _new_tokens(added: list[dict[str, Any]], folder: Path) -> tuple[int, int]:
     """(id of <im_start>, number of codes), after checking that boundaries, scales and codes stand in one run."""
     path = folder / FILE
-    ids = {entry["content"]: entry["id"] for entry in _json(path).get("added_tokens", [])}
+    ids = {entry["content"]: entry["id"] for entry in added}
     if "<im_start>" not in ids:
         raise WeightsError(f"{path} has no <im_start>; this folder was not extended with image codes")
     start = int(ids["<im_start>"])
@@ -114,26 +205,63 @@ def _new_tokens(folder: Path) -> tuple[int, int]:
     return start, codes
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+def _weights(folder: Path) -> tuple[dict[str, Tensor], int]:
+    """The tensors of one file or of several, and how many of the vision tower were left out."""
+    index, wanted = folder / INDEX, None
+    names = [WEIGHTS]
+    if index.is_file():
+        wanted = _json(index).get("weight_map")
+        if not isinstance(wanted, dict) or not all(isinstance(name, str) for name in wanted.values()):
+            raise WeightsError(f"{index} has no weight_map of names; get the file again")
+        names = sorted(set(wanted.values()))
+    elif not (folder / WEIGHTS).is_file():
+        raise WeightsError(f"{folder} has neither {WEIGHTS} nor {INDEX}; only weights in safetensors are read")
     state: dict[str, Tensor] = {}
+    dropped = 0
     for name in names:
-        if Path(name).name != name:
+        if Path(name).name != name or "\\" in name:
             raise WeightsError(f"{index} names {name!r}; only files beside it are read")
         try:
             with safe_open(folder / name, framework="pt") as file:
-                keys = [key for key in file.keys() if not key.startswith(VISION_TOWER)]  # noqa: SIM118, it is no dict
-                state |= {key: file.get_tensor(key) for key in keys}
+                for key in file.keys():  # noqa: SIM118, it is no dict
+                    if key in state:
+                        raise WeightsError(
+                            f"{folder / name} repeats {shown(key)} of another file; get the folder again"
+                        )
+                    if key.startswith(VISION_TOWER):
+                        dropped += 1
+                    else:
+                        state[key] = file.get_tensor(key)
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"{folder / name} is missing or damaged: {error}") from error
-    return state
+    for key, name in (wanted or {}).items():
+        if key not in state and not key.startswith(VISION_TOWER):
+            raise WeightsError(f"{folder / name} lacks {shown(key)}, which {INDEX} says is there; get the file again")
+    return state, dropped
+
+
+def _check_shapes(config: LanguageConfig, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Compare with a Qwen2 of that config built without memory."""
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in Qwen2ForCausalLM(config.qwen()).state_dict().items()}
+    if config.tie:
+        expected.pop("lm_head.weight", None)
+    for name, size in expected.items():
+        if name not in state:
+            raise WeightsError(f"{folder} lacks the tensor {name} {list(size)}; get the folder again")
+        if tuple(state[name].shape) != size:
+            raise WeightsError(f"{folder}: {name} has shape {list(state[name].shape)}; expected {list(size)}")
+        if not state[name].is_floating_point():
+            raise WeightsError(f"{folder}: {name} is of type {state[name].dtype}; expected floating-point numbers")
+    for name in state:
+        if name not in expected:
+            raise WeightsError(f"{folder} has the unknown tensor {shown(name)}; expected those of a Qwen2 only")
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is missing or damaged: {error}") from error
     if not isinstance(data, dict):
         raise WeightsError(f"{path} is damaged: it must hold a JSON object")

@@ -9,8 +9,9 @@ with 65,541 added tokens load in a fraction of a second instead of 9 to 16.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -21,6 +22,7 @@ TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 SPECIALS = (END_OF_TEXT, TURN_START, TURN_END)
 FILE = "tokenizer.json"
+IMAGE_START, IMAGE_END = "<im_start>", "<im_end>"
 
 # Qwen2's splitting rule to the letter, because llama.cpp and vLLM know it by name: digits stand alone, a word keeps
 # one leading space, punctuation clings to line ends.
@@ -32,36 +34,47 @@ _ROLE_WORDS = "system\nuser\nassistant\n"
 
 
 class TextTokenizer:
-    """Byte-level BPE. Ids 0 .. pieces-1 are text, `specials` lie above them, `size` counts both."""
+    """Byte-level BPE. Ids 0 .. pieces-1 are text, added tokens lie above them, `size` counts both."""
 
-    def __init__(self, bpe: Tokenizer, specials: dict[str, int], size: int) -> None:
-        """`bpe` without added tokens; `specials` maps the three names to ids; `size` ids in all."""
-        missing = [name for name in SPECIALS if name not in specials]
+    def __init__(self, bpe: Tokenizer, added: Sequence[Mapping[str, Any]], size: int) -> None:
+        """`bpe` without added tokens; `added` as tokenizer.json lists them (see `added_token`); `size` ids in all."""
+        self._bpe = bpe
+        self._added = sorted((dict(entry) for entry in added), key=lambda entry: int(entry["id"]))
+        ids = {entry["content"]: int(entry["id"]) for entry in self._added}
+        missing = [name for name in SPECIALS if name not in ids]
         if missing:
             raise WeightsError(f"{FILE} names no id for {', '.join(missing)}; a Qwen2 tokenizer has all three")
-        self._bpe = bpe
-        self._specials = {name: specials[name] for name in SPECIALS}
+        self._specials = {name: ids[name] for name in SPECIALS}
         self.size = size
         self.pieces = bpe.get_vocab_size(with_added_tokens=False)
 
     @classmethod
     def from_json(cls, text: str) -> TextTokenizer:
-        """Read a tokenizer.json (ours or a published one). Raises WeightsError if it is not a byte-level BPE.
+        """Read the text of a tokenizer.json; see `from_data`. Raises WeightsError also for what is no JSON."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise WeightsError(f"{FILE} cannot be read as a byte-level BPE tokenizer: {error}") from error
+        return cls.from_data(data)
+
+    @classmethod
+    def from_data(cls, data: Any) -> TextTokenizer:
+        """Read the content of a tokenizer.json (ours or a published one). Raises WeightsError if it is no such BPE.
 
         Added tokens are looked at for their ids only. The text ends where `<im_start>` stands; without that token
         (a folder before extension, or ours) it ends after the last added token.
         """
         try:
-            data = json.loads(text)
-            added = {entry["content"]: int(entry["id"]) for entry in data.pop("added_tokens", [])}
-            if data["model"]["type"] != "BPE":
-                raise ValueError(f"model type {data['model']['type']!r}")
-            bpe = Tokenizer.from_str(json.dumps({**data, "added_tokens": []}))
+            added = {entry["content"]: entry for entry in data.get("added_tokens", [])}
+            bpe = _bpe(data)
+            numbers = [int(entry["id"]) for entry in added.values()]
         except Exception as error:
             # tokenizers raises bare Exception for a file it cannot read, so nothing narrower can be caught here.
             raise WeightsError(f"{FILE} cannot be read as a byte-level BPE tokenizer: {error}") from error
-        last = max([*added.values(), bpe.get_vocab_size(with_added_tokens=False) - 1])
-        return cls(bpe, {name: added[name] for name in SPECIALS if name in added}, added.get("<im_start>", last + 1))
+        end = max([*numbers, bpe.get_vocab_size(with_added_tokens=False) - 1]) + 1
+        if IMAGE_START in added:
+            end = int(added[IMAGE_START]["id"])
+        return cls(bpe, [entry for entry in added.values() if int(entry["id"]) < end], end)
 
     @classmethod
     def load(cls, folder: str | Path) -> TextTokenizer:
@@ -72,14 +85,13 @@ class TextTokenizer:
         except (OSError, UnicodeDecodeError) as error:
             raise WeightsError(f"{path} cannot be read: {error}") from error
 
-    def to_json(self) -> str:
-        """A tokenizer.json that `from_json` and other libraries read; the three specials are listed in it."""
+    def to_json(self, new_tokens: Sequence[Mapping[str, Any]] = ()) -> str:
+        """A tokenizer.json that `from_json` and other libraries read.
+
+        It lists the added tokens of the text, such as the three specials; `new_tokens` (see `added_token`) follow.
+        """
         data = json.loads(self._bpe.to_str())
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        data["added_tokens"] = [
-            {"id": number, "content": name, **flags}
-            for name, number in sorted(self._specials.items(), key=lambda item: item[1])
-        ]
+        data["added_tokens"] = [*self._added, *new_tokens]
         return json.dumps(data, ensure_ascii=False)
 
     def save(self, folder: str | Path) -> None:
@@ -122,6 +134,20 @@ class TextTokenizer:
             yield rest
 
 
+def _bpe(data: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a tokenizer.json without its added tokens. Raises ValueError or what tokenizers raises."""
+    model = {name: value for name, value in data["model"].items() if value is not None}
+    if model.pop("type") != "BPE":
+        raise ValueError(f"model type {data['model']['type']!r}")
+    vocab, merges = model.pop("vocab"), model.pop("merges")
+    pairs = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
+    shell = {**data, "added_tokens": [], "model": {**data["model"], "vocab": {}, "merges": []}}
+    tokenizer = Tokenizer.from_str(json.dumps(shell))
+    # Handed over as Python objects: through JSON once more, Qwen's 151,643 pieces would take twice as long.
+    tokenizer.model = models.BPE(vocab=vocab, merges=pairs, **model)
+    return tokenizer
+
+
 def train_bpe(texts: Iterable[str], size: int = 2048) -> TextTokenizer:
     """Learn a byte-level BPE of at most `size` ids, the three specials included, from `texts`.
 
@@ -147,7 +173,14 @@ def train_bpe(texts: Iterable[str], size: int = 2048) -> TextTokenizer:
     )
     bpe.train_from_iterator(_with_roles(texts), trainer)
     pieces = bpe.get_vocab_size(with_added_tokens=False)
-    return TextTokenizer(bpe, {name: pieces + place for place, name in enumerate(SPECIALS)}, pieces + len(SPECIALS))
+    added = [added_token(pieces + place, name, special=True) for place, name in enumerate(SPECIALS)]
+    return TextTokenizer(bpe, added, pieces + len(SPECIALS))
+
+
+def added_token(number: int, name: str, *, special: bool) -> dict[str, Any]:
+    """One entry of `added_tokens` in a tokenizer.json; libraries leave special ones out of decoded text on request."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": not special}
+    return {"id": number, "content": name, **flags, "special": special}
 
 
 def _with_roles(texts: Iterable[str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ModelError
-from opentar.core.folder import atomic_folder, load_part, save_part, strict_load
+from opentar.core.folder import assemble, atomic_folder, load_part, save_part
 from opentar.nn.sampling import check_sampling, generators, guide, sample
 from opentar.tokens_to_image.detokenizer import (
     Callback,
@@ -34,6 +34,9 @@ from opentar.tokens_to_image.detokenizer import (
     write_settings,
 )
 from opentar.tokens_to_image.vqgan import VQGAN, LatentVQ
+
+if TYPE_CHECKING:
+    from opentar.core.storage import LoadDtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,12 +224,14 @@ class ARTransformer(nn.Module):
         save_part(Path(folder), to_dict(self.config), self.state_dict(), storage)
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> ARTransformer:
-        """Read what ``save`` wrote, in eval mode. Raises WeightsError or ConfigError."""
-        config, state = load_part(Path(folder))
-        model = cls(from_dict(ARConfig, config, where=f"{folder}/config.json"))
-        strict_load(model, state, str(folder))
-        return model.eval()
+    def from_folder(cls, folder: str | Path, dtype: LoadDtype = "stored") -> ARTransformer:
+        """Read what ``save`` wrote, in eval mode; `dtype` "stored" maps the weights as they lie there.
+
+        Raises WeightsError or ConfigError.
+        """
+        config, state = load_part(Path(folder), dtype)
+        sizes = from_dict(ARConfig, config, where=f"{folder}/config.json")
+        return assemble(lambda: cls(sizes), state, str(folder))
 
 
 @torch.no_grad()
@@ -323,9 +328,10 @@ class ARDetokenizer(nn.Module):
             raise ConfigError(
                 f"steps is {steps}; the AR de-tokenizer draws {self.transformer.config.codes} codes: leave it out"
             )
+        features_BND = features_BND.to(self.transformer.positions.dtype)
         codes_BL = sample_codes(
-            self.transformer, features_BND, seed=seed, guidance=guidance, temperature=temperature,
-            top_k=top_k, top_p=top_p, callback=callback, canvas=self.canvas,
+            self.transformer, features_BND, seed=seed, guidance=guidance, temperature=temperature, top_k=top_k,
+            top_p=top_p, callback=callback, canvas=self.canvas,
         )  # fmt: skip
         return self.canvas.decode_codes(codes_BL)
 
@@ -337,11 +343,14 @@ class ARDetokenizer(nn.Module):
             write_settings(stage, "ar", {"canvas": "vqgan" if isinstance(self.canvas, VQGAN) else "latent"})
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> ARDetokenizer:
-        """Read what ``save`` wrote. Raises WeightsError, ModelError or ConfigError."""
+    def from_folder(cls, folder: str | Path, dtype: LoadDtype = "stored") -> ARDetokenizer:
+        """Read what ``save`` wrote; `dtype` is that of the transformer, the canvas always paints in float32.
+
+        Raises WeightsError, ModelError or ConfigError.
+        """
         folder = Path(folder)
         kind = read_settings(folder, "ar").get("canvas")
         if kind not in ("vqgan", "latent"):
             raise ModelError(f"{folder} names the canvas {kind!r}; 'vqgan' and 'latent' are known")
         canvas = (VQGAN if kind == "vqgan" else LatentVQ).from_folder(folder / "canvas")
-        return cls(ARTransformer.from_folder(folder / "transformer"), canvas)
+        return cls(ARTransformer.from_folder(folder / "transformer", dtype), canvas)

@@ -9,7 +9,7 @@ Legend: B batch, C channels, H W picture, h w latent grid (H / 8).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opentar.core.config import from_dict, to_dict
-from opentar.core.errors import ConfigError, ImageError
-from opentar.core.folder import load_part, save_part, strict_load
+from opentar.core.errors import ConfigError, ImageError, ModelError
+from opentar.core.folder import assemble, load_part, save_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,8 @@ class AutoencoderConfig:
     """Residual blocks of each encoder level, after its halving."""
     decoder_blocks: tuple[int, ...] = (3, 2, 1)
     """Residual blocks of each decoder level, before its doubling."""
+    encodes: bool = True
+    """False leaves the encoder out, a third of the weights: a finished de-tokenizer only paints."""
     latent_shift: float = 0.0
     """Subtracted from the encoder's output, so that latents centre on zero."""
     latent_scale: float = 1.0
@@ -158,7 +160,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = _encoder(config)
+        self.encoder = _encoder(config) if config.encodes else None
         self.decoder = _decoder(config)
         self.register_buffer("latent_shift", torch.full((config.latent_channels,), float(config.latent_shift)))
         self.register_buffer("latent_scale", torch.full((config.latent_channels,), float(config.latent_scale)))
@@ -175,7 +177,10 @@ class Autoencoder(nn.Module):
 
         Raises:
             ImageError: when the pictures have another shape.
+            ModelError: this one was stored without its encoder.
         """
+        if self.encoder is None:
+            raise ModelError("this autoencoder was stored without its encoder and only paints; use the training's own")
         size = self.config.image_size
         if pixels_B3HW.ndim != 4 or tuple(pixels_B3HW.shape[1:]) != (3, size, size):
             raise ImageError(
@@ -208,14 +213,19 @@ class Autoencoder(nn.Module):
         self.latent_shift.copy_(raw_BChw.mean(dim=(0, 2, 3)))
         self.latent_scale.copy_(1 / raw_BChw.std(dim=(0, 2, 3)).clamp(min=1e-4))
 
+    def without_encoder(self) -> Autoencoder:
+        """The same painter, in eval mode, a copy; its `encode` raises ModelError."""
+        painter = Autoencoder(replace(self.config, encodes=False))
+        painter.load_state_dict({name: value for name, value in self.state_dict().items() if "encoder." not in name})
+        return painter.eval()
+
     def save(self, folder: str | Path, storage: str = "float32") -> None:
         """Write the folder (config.json, model.safetensors, manifest.json)."""
         save_part(Path(folder), to_dict(self.config), self.state_dict(), storage)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Autoencoder:
-        """Read what ``save`` wrote, in eval mode. Raises WeightsError or ConfigError with the file's name."""
+        """Read what ``save`` wrote, in eval mode and float32. Raises WeightsError or ConfigError naming the file."""
         config, state = load_part(Path(folder))
-        model = cls(from_dict(AutoencoderConfig, config, where=f"{folder}/config.json"))
-        strict_load(model, state, str(folder))
-        return model.eval()
+        sizes = from_dict(AutoencoderConfig, config, where=f"{folder}/config.json")
+        return assemble(lambda: cls(sizes), state, str(folder))

@@ -6,12 +6,15 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from opentar.core.errors import ConfigError, ModelError, shown
 from opentar.core.folder import read_config, standing, verify
+
+if TYPE_CHECKING:
+    from opentar.core.storage import LoadDtype
 
 Preview = Callable[[], Tensor]
 """Makes the picture as it stands: pixels float (B, 3, H, W) in [0, 1]. Costs a decoder run, so call it when shown."""
@@ -63,8 +66,10 @@ class Detokenizer(Protocol):
         ...
 
 
-def load_detokenizer(folder: str | Path) -> Detokenizer:
+def load_detokenizer(folder: str | Path, dtype: LoadDtype = "stored") -> Detokenizer:
     """The de-tokenizer in a folder: ours (config.json says its kind) or a diffusers SANA folder (model_index.json).
+
+    `dtype` is that of an AR transformer; flow and every canvas run in float32, and SANA as its own settings say.
 
     Raises:
         WeightsError: the folder is missing or damaged.
@@ -83,7 +88,7 @@ def load_detokenizer(folder: str | Path) -> Detokenizer:
     if kind == "ar":
         from opentar.tokens_to_image.ar import ARDetokenizer
 
-        return ARDetokenizer.from_folder(folder)
+        return ARDetokenizer.from_folder(folder, dtype)
     raise ModelError(f"{shown(folder)} holds the kind {shown(kind)}; a de-tokenizer is 'flow', 'ar' or a SANA folder")
 
 
@@ -94,8 +99,12 @@ def write_settings(stage: Path, kind: str, settings: Mapping[str, Any]) -> None:
 
 
 def read_settings(folder: Path, kind: str) -> dict[str, Any]:
-    """The settings that ``write_settings`` wrote, every file verified. Raises WeightsError, ModelError."""
-    verify(folder)
+    """The settings that ``write_settings`` wrote, this file and the parts' manifests verified.
+
+    Raises WeightsError, ModelError.
+    """
+    # The parts below are verified when they are loaded.
+    verify(folder, deep=False)
     settings = read_config(folder)
     found = settings.pop("kind", None)
     if found != kind:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ModelError
-from opentar.core.folder import atomic_folder, load_part, save_part, strict_load
+from opentar.core.folder import assemble, atomic_folder, load_part, save_part
 from opentar.nn.sampling import generators, guide, noise
 from opentar.tokens_to_image.autoencoder import Autoencoder
 from opentar.tokens_to_image.detokenizer import (
@@ -100,6 +100,9 @@ class FlowBlock(nn.Module):
         self.attention_out = nn.Linear(width, width)
         self.mlp_in = nn.Linear(width, config.mlp_size)
         self.mlp_out = nn.Linear(config.mlp_size, width)
+        # Keys start as queries: tokens look at tokens like them first, and an object is a patch of like tokens.
+        with torch.no_grad():
+            self.qkv.weight[width : 2 * width] = self.qkv.weight[:width]
         # Rows: shift, scale, gate of the attention, then of the MLP. Gates start open; the small output layers
         # below keep the block near the identity, and unlike zero gates they learn from the first step.
         table = torch.zeros(6, width)
@@ -137,7 +140,7 @@ class FlowTransformer(nn.Module):
         self.config = config
         width, cell = config.hidden_size, config.patch**2
         self.latents_in = nn.Linear(config.latent_channels * cell, width)
-        self.positions = nn.Parameter(torch.randn(config.tokens, width) * 0.02)
+        self.positions = nn.Parameter(_places(config.latent_side // config.patch, width))
         self.features_in = nn.Linear(config.feature_size * cell, width)
         self.side_embedding = nn.Embedding(len(config.feature_sides), width)
         self.no_condition = nn.Parameter(torch.randn(width) * 0.02)
@@ -216,11 +219,23 @@ class FlowTransformer(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> FlowTransformer:
-        """Read what ``save`` wrote, in eval mode. Raises WeightsError or ConfigError."""
+        """Read what ``save`` wrote, in eval mode and float32. Raises WeightsError or ConfigError."""
         config, state = load_part(Path(folder))
-        model = cls(from_dict(FlowConfig, config, where=f"{folder}/config.json"))
-        strict_load(model, state, str(folder))
-        return model.eval()
+        sizes = from_dict(FlowConfig, config, where=f"{folder}/config.json")
+        return assemble(lambda: cls(sizes), state, str(folder))
+
+
+def _places(side: int, width: int) -> Tensor:
+    """Where a token stands, (side^2, width): sines and cosines of its row and column, wave lengths from 2 tokens up.
+
+    Large from the start, because the shape of an object hangs on where in it a token lies, not on what it shows.
+    """
+    quarter = width // 4
+    rates = torch.exp(torch.linspace(math.log(math.pi), math.log(math.pi / (4 * side)), quarter))
+    waves = torch.arange(side)[:, None] * rates
+    line = torch.cat([waves.sin(), waves.cos()], dim=1)
+    grid = torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], dim=-1)
+    return F.pad(grid.flatten(0, 1), (0, width - 4 * quarter))
 
 
 def _waves(times_B: Tensor) -> Tensor:
@@ -230,9 +245,13 @@ def _waves(times_B: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def draw_times(count: int, generator: torch.Generator | None = None) -> Tensor:
-    """Training times (count,): sigmoid of a standard normal, dense in the middle (Stable Diffusion 3, section 3.1)."""
-    return torch.randn(count, generator=generator).sigmoid()
+def draw_times(count: int, generator: torch.Generator | None = None, shift: float = 1.0) -> Tensor:
+    """Training times (count,): sigmoid of a standard normal, dense in the middle (Stable Diffusion 3, section 3.1).
+
+    `shift` above 1 moves them towards pure noise, where only the condition tells what to paint (same, section 5.3.2).
+    """
+    times = torch.randn(count, generator=generator).sigmoid()
+    return shift * times / (1 + (shift - 1) * times)
 
 
 @torch.no_grad()
@@ -312,6 +331,7 @@ class FlowDetokenizer(nn.Module):
         callback: Callback | None = None,
     ) -> Tensor:
         """Features to pixels float32 (B, 3, H, W) in [0, 1], as the ``Detokenizer`` protocol says."""
+        features_BND = features_BND.to(self.transformer.positions.dtype)
         latents_BChw = sample_latents(
             self.transformer, features_BND, seed=seed, steps=steps, guidance=guidance,
             callback=callback, decode=self.autoencoder,
@@ -327,7 +347,7 @@ class FlowDetokenizer(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> FlowDetokenizer:
-        """Read what ``save`` wrote. Raises WeightsError, ModelError or ConfigError."""
+        """Read what ``save`` wrote, in float32. Raises WeightsError, ModelError or ConfigError."""
         folder = Path(folder)
         read_settings(folder, "flow")
         return cls(FlowTransformer.from_folder(folder / "transformer"), Autoencoder.from_folder(folder / "autoencoder"))

@@ -6,10 +6,7 @@ is known here; anything else is refused by name.
 
 from __future__ import annotations
 
-import collections
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from opentar.core.errors import ConfigError, WeightsError, nearest, shown
+from opentar.core.torch_files import model_of
 from opentar.tokens_to_image.ar import ARConfig, ARTransformer
 from opentar.tokens_to_image.vqgan import VQGAN, VQGANConfig
 
@@ -95,7 +93,7 @@ def read_ar_dtok(path: str | Path) -> tuple[ARConfig, dict[str, Tensor]]:
         WeightsError: unreadable or damaged file, or an unknown name, argument, key or shape, by name.
     """
     where = str(path)
-    model = _model_of(Path(path), "an AR de-tokenizer", "ar_dtok_*.pth")
+    model = model_of(Path(path), "an AR de-tokenizer", "ar_dtok_*.pth")
     name, args, stored = model.get("name"), model.get("args"), model.get("sd")
     if name not in SIZES:
         raise WeightsError(f"{where}: model.name is {shown(name)}; known are {', '.join(SIZES)}")
@@ -123,7 +121,7 @@ def read_vqgan(path: str | Path) -> tuple[VQGANConfig, dict[str, Tensor]]:
         WeightsError: unreadable or damaged file, or an unknown key or shape, by name.
     """
     where = str(path)
-    state = _renamed(_model_of(Path(path), "a VQGAN", "vq_ds16_t2i.pt"), VQ_NAMES, VQ_DROPPED, where)
+    state = _renamed(model_of(Path(path), "a VQGAN", "vq_ds16_t2i.pt"), VQ_NAMES, VQ_DROPPED, where)
     levels = len({name.split(".")[2] for name in state if name.startswith("encoder.levels.")})
     blocks = len({name.split(".")[4] for name in state if name.startswith("encoder.levels.0.blocks.")})
     widths = tuple(_shape(state, f"encoder.levels.{n}.blocks.0.conv2.weight", 4, where)[0] for n in range(levels))
@@ -137,24 +135,6 @@ def read_vqgan(path: str | Path) -> tuple[VQGANConfig, dict[str, Tensor]]:
         raise WeightsError(f"{where} describes no VQ-16: {error}") from error
     _check_shapes(VQGAN, config, state, where)
     return config, state
-
-
-def _model_of(path: Path, what: str, example: str) -> Mapping[str, Any]:
-    safe: list[Any] = [(collections.OrderedDict, "easydict.EasyDict")]
-    try:
-        with torch.serialization.safe_globals(safe):
-            blob = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except FileNotFoundError as error:
-        raise WeightsError(f"there is no file {shown(path)}; give the path of {what} ({example})") from error
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} holds objects other than tensors and plain values; give {example}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0][:120]
-        raise WeightsError(f"{path} cannot be read ({reason}); download {example} again") from error
-    model = blob.get("model") if isinstance(blob, Mapping) else None
-    if not isinstance(model, Mapping):
-        raise WeightsError(f'{path} is not {what}; a mapping with "model" is expected, as in {example}')
-    return model
 
 
 def _check_args(args: Mapping[str, Any], where: str) -> None:

@@ -19,19 +19,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ModelError, WeightsError, shown
 from opentar.core.folder import MANIFEST, atomic_folder, read_config, verify
+from opentar.core.storage import write_tensors
 from opentar.nn.sampling import generators, guide, noise
 from opentar.tokens_to_image.detokenizer import Callback, check_guidance, check_steps, grid_side, write_settings
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, SanaTransformer2DModel, SchedulerMixin
 
-_NEGATIVE = "negative_prompt_embeds.pth"
+NEGATIVE_NAME = "negative_prompt_embeds"
+NEGATIVE, NEGATIVE_PICKLE = f"{NEGATIVE_NAME}.safetensors", f"{NEGATIVE_NAME}.pth"
+"""File of the negative features as OpenTar writes it, and as it is published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,7 @@ class SanaDetokenizer(nn.Module):
         self.vae: Any = vae
         self.scheduler: Any = scheduler
         self.register_buffer("negative_LD", negative_LD, persistent=False)
+        self._told: set[int] = set()
         self.eval()
 
     @property
@@ -113,6 +119,9 @@ class SanaDetokenizer(nn.Module):
     ) -> Tensor:
         """Features to pixels float32 (B, 3, height, width) in [0, 1], as the ``Detokenizer`` protocol says.
 
+        Any square number of features will do. The negative features of guidance were published for one number; for
+        another they are fitted, which is told once as a warning: two squares are resized as grids (bilinear,
+        antialiased), else what is too long is cropped and what is too short is interpolated along its length.
         `height` and `width` are multiples of `factor`; None takes `image_size`. ConfigError otherwise.
         """
         size = tuple(self.image_size if side is None else side for side in (height, width))
@@ -172,16 +181,18 @@ class SanaDetokenizer(nn.Module):
         return (self.vae.decode(scaled, return_dict=False)[0].float() * 0.5 + 0.5).clamp(0, 1)
 
     def _negative(self, count: int) -> Tensor:
-        """The negative features at `count` places: resized as a grid where both are squares, else cropped."""
+        """The negative features (count, D), fitted as ``decode`` says."""
         if self.negative_LD is None:
-            raise ConfigError(f"this SANA folder has no {_NEGATIVE}, so guidance must be 1")
+            raise ConfigError(f"this SANA folder has no {NEGATIVE_NAME}, so guidance must be 1")
         length = len(self.negative_LD)
         if length == count:
             return self.negative_LD
-        warnings.warn(
-            f"the negative features are {length} long and the picture has {count} codes: they were fitted to it",
-            stacklevel=3,
-        )
+        if count not in self._told:
+            self._told.add(count)
+            warnings.warn(
+                f"the negative features are {length} long and the picture has {count} codes: they were fitted to it",
+                stacklevel=3,
+            )
         side, wanted = math.isqrt(length), math.isqrt(count)
         if side * side == length and wanted * wanted == count:
             grid_1Dss = self.negative_LD.float().T.unflatten(1, (side, side))[None]
@@ -210,7 +221,7 @@ class SanaDetokenizer(nn.Module):
             self.scheduler.save_pretrained(stage / "scheduler")
             (stage / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
             if self.negative_LD is not None:
-                torch.save(self.negative_LD.cpu().clone(), stage / _NEGATIVE)
+                write_tensors(stage, {NEGATIVE_NAME: self.negative_LD}, "float32", stem=NEGATIVE_NAME)
             write_settings(stage, "sana", to_dict(self.config))
 
     @classmethod
@@ -258,7 +269,7 @@ def _parts(folder: Path, dtype: torch.dtype) -> tuple[Any, Any, Any, Tensor | No
             raise WeightsError(f"{folder / name} cannot be loaded ({reason}); get the folder again") from error
     # The base class's: diffusers' own override warns about a list of modules that is empty here.
     nn.Module.to(loaded[0], dtype)
-    return loaded[0], loaded[1], loaded[2], _read_negative(folder / _NEGATIVE, loaded[0].config.caption_channels)
+    return loaded[0], loaded[1], loaded[2], _read_negative(folder, loaded[0].config.caption_channels)
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -272,12 +283,16 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _read_negative(path: Path, width: int) -> Tensor | None:
-    if not path.is_file():
-        return None
+def _read_negative(folder: Path, width: int) -> Tensor | None:
+    path = folder / NEGATIVE
     try:
-        table = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        if path.is_file():
+            table = load_file(path).get(NEGATIVE_NAME)
+        elif (path := folder / NEGATIVE_PICKLE).is_file():
+            table = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            return None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         raise WeightsError(f"{path} cannot be read as one tensor; get it again") from error
     if isinstance(table, Tensor) and table.ndim == 3 and len(table) == 1:
         table = table[0]

@@ -8,7 +8,7 @@ Legend: B batch, L codes of a picture (row by row), K codebook entries, C code w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, DataError, ImageError, ModelError
-from opentar.core.folder import load_part, save_part, strict_load
+from opentar.core.folder import assemble, load_part, save_part
 from opentar.tokens_to_image.autoencoder import Autoencoder, AutoencoderConfig
 
 
@@ -207,11 +207,10 @@ class VQGAN(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> VQGAN:
-        """Read what ``save`` wrote, in eval mode. Raises WeightsError or ConfigError."""
+        """Read what ``save`` wrote, in eval mode and float32. Raises WeightsError or ConfigError."""
         config, state = load_part(Path(folder))
-        model = cls(from_dict(VQGANConfig, config, where=f"{folder}/config.json"))
-        strict_load(model, state, str(folder))
-        return model.eval()
+        sizes = from_dict(VQGANConfig, config, where=f"{folder}/config.json")
+        return assemble(lambda: cls(sizes), state, str(folder))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,17 +272,24 @@ class LatentVQ(nn.Module):
         """Codes int64 (B, L), L a square number, to pixels float32 (B, 3, H, W) in [0, 1]. Raises ModelError."""
         return self.autoencoder.decode_unit(self.latents(codes_BL))
 
+    def without_encoder(self) -> LatentVQ:
+        """The same canvas for painting alone, a copy in eval mode; its `encode` raises ModelError."""
+        painter = self.autoencoder.without_encoder()
+        canvas = LatentVQ(replace(self.config, autoencoder=painter.config))
+        canvas.autoencoder = painter
+        canvas.codebook.copy_(self.codebook)
+        return canvas.eval()
+
     def save(self, folder: str | Path, storage: str = "float32") -> None:
         """Write config.json, model.safetensors and manifest.json into `folder`."""
         save_part(Path(folder), to_dict(self.config), self.state_dict(), storage)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> LatentVQ:
-        """Read what ``save`` wrote, in eval mode. Raises WeightsError or ConfigError."""
+        """Read what ``save`` wrote, in eval mode and float32. Raises WeightsError or ConfigError."""
         config, state = load_part(Path(folder))
-        model = cls(from_dict(LatentVQConfig, config, where=f"{folder}/config.json"))
-        strict_load(model, state, str(folder))
-        return model.eval()
+        sizes = from_dict(LatentVQConfig, config, where=f"{folder}/config.json")
+        return assemble(lambda: cls(sizes), state, str(folder))
 
 
 @torch.no_grad()

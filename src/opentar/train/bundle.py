@@ -17,6 +17,7 @@ from opentar.language.folder import load_language, save_language
 from opentar.model_folder import ModelConfig, part_files, write_model
 from opentar.tokens_to_image.ar import ARDetokenizer
 from opentar.tokens_to_image.flow import FlowDetokenizer
+from opentar.tokens_to_image.vqgan import LatentVQ
 from opentar.train.recipes import Recipe
 from opentar.train.stages.pictures import ScenePictures
 from opentar.train.stages.ta_tok import WORDS
@@ -37,14 +38,19 @@ def bundle(recipe: Recipe, out: Path, quiet: bool) -> dict[str, float]:
     """
     work, model = out / "bundle" / "parts", out / "bundle" / "model"
     shutil.rmtree(out / "bundle", ignore_errors=True)
-    results = {name: out / name / "result" for name in ("ta_tok", "joint", "flow", "ar")}
+    results = {name: out / name / "result" for name in ("ta_tok", "tune", "flow", "ar")}
     config, state = load_part(results["ta_tok"] / "ta_tok")
     words = (results["ta_tok"] / "ta_tok" / WORDS).read_bytes()
     save_part(work / "ta_tok", config, state, recipe.storage, {WORDS: words})
-    language = load_language(results["joint"] / "language")
+    language = load_language(results["tune"] / "language")
     save_language(work / "language", language.model, language.builder, recipe.storage)
-    FlowDetokenizer.from_folder(results["flow"] / "detok").save(work / "detok_diffusion", recipe.storage)
-    ARDetokenizer.from_folder(results["ar"] / "detok").save(work / "detok_ar", recipe.storage)
+    flow = FlowDetokenizer.from_folder(results["flow"] / "detok")
+    flow.autoencoder = flow.autoencoder.without_encoder()
+    flow.save(work / "detok_diffusion", recipe.storage)
+    preview = ARDetokenizer.from_folder(results["ar"] / "detok")
+    assert isinstance(preview.canvas, LatentVQ)
+    preview.canvas = preview.canvas.without_encoder()
+    preview.save(work / "detok_ar", recipe.storage)
     parts = {name: work / name for name in ("ta_tok", "language", "detok_diffusion", "detok_ar")}
     settings = ModelConfig(name="nano", parts=tuple(parts), known_words=known_words(), licence=LICENCE, data=DATA)
     write_model(model, settings, parts)

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from opentar.core.folder import load_part, strict_load
 from opentar.image_to_tokens.ta_tok import TATok
+from opentar.language.folder import load_language
 from opentar.tokens_to_image.autoencoder import Autoencoder
 from opentar.tokens_to_image.vqgan import LatentVQ
 from opentar.train.bundle import bundle
@@ -17,11 +20,12 @@ from opentar.train.recipes import Recipe
 from opentar.train.stage import Gate, Stage
 from opentar.train.stages.ar import ARStage
 from opentar.train.stages.autoencoder import AutoencoderStage
+from opentar.train.stages.codebook import lay_codebook, vocab_of
 from opentar.train.stages.flow import FlowStage
 from opentar.train.stages.heads import DenseHeads
 from opentar.train.stages.joint import JointStage
 from opentar.train.stages.latent_vq import LatentVQStage
-from opentar.train.stages.ta_tok import TATokStage, vocab_of
+from opentar.train.stages.ta_tok import TATokStage
 from opentar.train.stages.teacher import TeacherStage
 from opentar.train.stages.text import TextStage, TextTasks, build_tokenizer
 from opentar.train.words import concept_embeddings
@@ -102,22 +106,45 @@ def text_tasks(recipe: Recipe) -> TextTasks:
 
 
 def joint_stage(recipe: Recipe, out: Path) -> JointStage:
-    """Joint training, from the text model, the corpora, the tokenizer's codebook and the teacher's heads."""
+    """Joint training, from the text model and the tokenizer's codebook."""
+    return _joint(recipe, out, load_part(out / "text" / "result" / "language")[1], "joint")
+
+
+def tune_stage(recipe: Recipe, out: Path) -> JointStage:
+    """The same with another mixture, from the joint model."""
+    model = load_language(out / "joint" / "result" / "language").model
+    return _joint(recipe, out, model.state(), "tune")
+
+
+def _joint(recipe: Recipe, out: Path, start: dict[str, Tensor], name: str) -> JointStage:
+    settings = {"joint": recipe.joint, "tune": recipe.tune}[name]
     tokenizer = build_tokenizer(out / "text" / "tokenizer", recipe.text.model.text_size)
-    start = load_part(out / "text" / "result" / "language")[1]
     heads = DenseHeads(recipe.teacher.vision.hidden_size, concept_embeddings())
     strict_load(heads, load_part(out / "teacher" / "result" / "heads")[1], "the teacher's heads")
     corpora, texts = corpora_of(recipe, out, latents=False), text_tasks(recipe)
-    return JointStage(recipe.joint, corpora, tokenizer, ta_tok_of(out), heads, texts, start)
+    tuned = name == "tune"
+    return JointStage(settings, corpora, tokenizer, ta_tok_of(out), heads, texts, start, name=name, knows_codes=tuned)
 
 
 STEPS: dict[str, Step] = {
     "teacher": Step(
         run=looped(lambda recipe, out: TeacherStage(recipe.teacher)), gates=(Gate("scene_p1", 0.6),), weight=9
     ),
-    "ta_tok": Step(
-        run=looped(lambda recipe, out: TATokStage(recipe.ta_tok, out / "teacher" / "result")),
+    "codebook": Step(
+        run=lambda recipe, out, quiet: lay_codebook(
+            recipe.codebook, out / "teacher" / "result", out / "codebook", quiet=quiet
+        ),
         needs=("teacher",),
+        gates=(Gate("scene_s1", 0.4),),
+        weight=8,
+    ),
+    "ta_tok": Step(
+        run=looped(
+            lambda recipe, out: TATokStage(
+                recipe.ta_tok, out / "teacher" / "result", out / "codebook" / "result" / "ta_tok"
+            )
+        ),
+        needs=("teacher", "codebook"),
         gates=(Gate("scene_s1", 0.5),),
         weight=8,
     ),
@@ -140,8 +167,14 @@ STEPS: dict[str, Step] = {
     "joint": Step(
         run=looped(joint_stage),
         needs=("text", "corpus_draw", "corpus_all"),
-        gates=(Gate("draw_single", 0.4), Gate("read_presence", 0.7)),
+        gates=(Gate("draw_single", 0.3),),
         weight=6,
+    ),
+    "tune": Step(
+        run=looped(tune_stage),
+        needs=("joint",),
+        gates=(Gate("draw_single", 0.4), Gate("read_presence", 0.7)),
+        weight=5,
     ),
     "flow": Step(
         run=looped(
@@ -162,5 +195,5 @@ STEPS: dict[str, Step] = {
         needs=("corpus_draw", "corpus_all", "latent_vq"),
         weight=3,
     ),
-    "bundle": Step(run=bundle, needs=("joint", "flow", "ar")),
+    "bundle": Step(run=bundle, needs=("tune", "flow", "ar")),
 }

@@ -40,7 +40,9 @@ def sentence_embeddings(texts: tuple[str, ...]) -> torch.Tensor:
 
     folder = model_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = BertModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False).eval()
+    # Building it draws random numbers; a stage that is the first to ask must start as one that is not.
+    with torch.random.fork_rng(devices=[]):
+        model = BertModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False).eval()
     rows = []
     with torch.inference_mode():
         for start in range(0, len(texts), 64):

@@ -54,12 +54,12 @@ class JointSettings:
     """Share of reading samples from the corpus of the drawing style; the rest comes from all styles."""
     text_weight: float = 0.5
     """Weight of the mean text loss beside the mean code loss."""
+    by_answer: bool = False
+    """Take the mean text loss over answers, not over ids: "yes" then counts as much as a long description."""
 
 
 class JointStage(Stage):
     """See the module docstring. `corpora`: the drawing style's first, all styles' second."""
-
-    name = "joint"
 
     def __init__(
         self,
@@ -70,9 +70,13 @@ class JointStage(Stage):
         heads: DenseHeads,
         texts: TextTasks,
         start: dict[str, torch.Tensor] | None,
+        *,
+        name: str = "joint",
+        knows_codes: bool = False,
     ) -> None:
-        self.recipe, self.settings, self.corpora = settings, settings.loop, corpora
-        self.ta_tok, self.heads, self.start = ta_tok, heads, start
+        """`start`: weights to go on from; `knows_codes`: their code rows stay, else they start from the codebook."""
+        self.name, self.recipe, self.settings, self.corpora = name, settings, settings.loop, corpora
+        self.ta_tok, self.heads, self.start, self.knows_codes = ta_tok, heads, start, knows_codes
         self.prompts = PromptBuilder(tokenizer, settings.model.vocab, limit=settings.model.max_length)
         self.texts = texts
 
@@ -80,9 +84,10 @@ class JointStage(Stage):
         model = TarLanguageModel(self.recipe.model)
         if self.start is not None:
             tied = {"lm_head.weight": self.start["model.embed_tokens.weight"]} if self.recipe.model.tie else {}
-            strict_load(model.qwen, {**self.start, **tied}, "the text stage")
-        model.start_code_rows(self.ta_tok.codebook())
-        return LanguageModule(model, self.recipe.text_weight)
+            strict_load(model.qwen, {**self.start, **tied}, "the stage before")
+        if not self.knows_codes:
+            model.start_code_rows(self.ta_tok.codebook())
+        return LanguageModule(model, self.recipe.text_weight, self.recipe.by_answer)
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
         scale = int(rng.choice(3, p=self.recipe.scale_shares))

@@ -108,15 +108,19 @@ def pad_batch(examples: list[tuple[list[int], list[int]]], padding: int) -> dict
     return {"ids": ids, "labels": labels}
 
 
+LIKE_LENGTH = 16
+"""Rows of a batch that are run at a time, sorted by length: conversations are twice as long as drawings."""
+
+
 class LanguageModule(nn.Module):
     """The language model with the loss of both language stages."""
 
-    def __init__(self, model: TarLanguageModel, text_weight: float = 1.0) -> None:
+    def __init__(self, model: TarLanguageModel, text_weight: float = 1.0, by_answer: bool = False) -> None:
         super().__init__()
-        self.model, self.text_weight = model, text_weight
+        self.model, self.text_weight, self.by_answer = model, text_weight, by_answer
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        parts = self.model.loss_parts(batch["ids"], batch["labels"])
+        parts = self.model.loss_parts(batch["ids"], batch["labels"], group=LIKE_LENGTH, by_answer=self.by_answer)
         shown = {"codes": parts.codes.detach(), "text": parts.text.detach()}
         loss = torch.nan_to_num(parts.codes, nan=0.0) + self.text_weight * torch.nan_to_num(parts.text, nan=0.0)
         return loss, shown

@@ -1,0 +1,140 @@
+"""`opentar import` and `pull`: published weights become a model folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from opentar.commands import options
+from opentar.commands.files import folder_argument
+from opentar.commands.output import Output
+from opentar.core.disk import human_bytes
+from opentar.core.errors import ConfigError, nearest, shown
+
+if TYPE_CHECKING:
+    from opentar.published.importing import ImportReport
+
+IMPORTABLE = ("tar",)
+
+
+def import_published(
+    kind: Annotated[str, Parameter(help="What to import: tar.")],
+    /,
+    *,
+    llm: Annotated[Path | None, Parameter(help="Folder of the language model.")] = None,
+    ta_tok: Annotated[Path | None, Parameter(help="The image tokenizer, ta_tok.pth.")] = None,
+    ar: Annotated[list[Path] | None, Parameter(help="An AR de-tokenizer, ar_dtok_*.pth; repeatable.")] = None,
+    vqgan: Annotated[Path | None, Parameter(help="The VQGAN of the AR de-tokenizers, vq_ds16_t2i.pt.")] = None,
+    sana: Annotated[list[Path] | None, Parameter(help="Folder of a diffusion de-tokenizer; repeatable.")] = None,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="New model folder.")] = None,
+    add: Annotated[Path | None, Parameter(help="Model folder to add the de-tokenizers to, in place of --out.")] = None,
+    name: Annotated[str | None, Parameter(help="How the model calls itself; default: the name of --llm.")] = None,
+    dtype: Annotated[
+        Literal["keep", "bf16", "fp32"], Parameter(help="How numbers are stored: as they are, or converted.")
+    ] = "keep",
+    dry_run: Annotated[bool, Parameter(help="Read and check everything, write nothing.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Make a model folder of the published files of Tar, or add de-tokenizers to one."""
+    output = Output(json)
+    if kind not in IMPORTABLE:
+        raise ConfigError(
+            f"{shown(kind)} cannot be imported; there is: {', '.join(IMPORTABLE)}.{nearest(kind, IMPORTABLE)}"
+        )
+    if (out is None) == (add is None):
+        raise ConfigError("name one folder: --out for a new model, or --add for one that gets more de-tokenizers")
+    extras: dict[str, Any] = {"ar": ar or (), "vqgan": vqgan, "sana": sana or (), "dtype": dtype, "dry_run": dry_run}
+    if add is not None:
+        if llm is not None or ta_tok is not None or name is not None:
+            raise ConfigError("--llm, --ta-tok and --name make a new model; with --add leave them out")
+    elif llm is None or ta_tok is None:
+        raise ConfigError("a new model needs --llm (a folder) and --ta-tok (a file)")
+    if out is not None:
+        folder_argument(out)
+    with output.working(), output.progress() as progress:
+        from opentar.published.importing import add_to_model, import_tar
+
+        if out is not None and llm is not None and ta_tok is not None:
+            report = import_tar(out, llm=llm, ta_tok=ta_tok, name=name, progress=progress, **extras)
+        else:
+            assert add is not None
+            report = add_to_model(add, progress=progress, **extras)
+    _print_report(output, report)
+    output.result(_plain(report))
+
+
+def pull(
+    name: Annotated[str, Parameter(help="A published model, such as csuhan/Tar-1.5B.")],
+    /,
+    *,
+    with_: Annotated[
+        list[str] | None, Parameter(name="--with", help="One more de-tokenizer, such as sana_512; repeatable.")
+    ] = None,
+    revision: Annotated[
+        list[str] | None,
+        Parameter(help="Branch, tag or commit of the model, or REPOSITORY=REVISION of another part; repeatable."),
+    ] = None,
+    dry_run: Annotated[bool, Parameter(help="Say what would be fetched, fetch nothing.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Fetch a published model from the hub and import it into the cache; what is there already is kept."""
+    output = Output(json)
+    from opentar.published import catalogue, hub
+
+    catalogue.check_model(name)
+    parts = catalogue.parts_of(with_ or ())
+    revisions = catalogue.revisions_of(name, revision or ())
+    if dry_run:
+        with output.working():
+            plan = hub.sizes(catalogue.fetches(name, parts, revisions))
+        for size in plan:
+            known = f"{human_bytes(size.every)}, {human_bytes(size.new)} of them new" if size.files else "size unknown"
+            output.line(f"fetch    {size.fetch.repository}@{size.fetch.revision}: {known}")
+            output.line(f"         {', '.join(size.fetch.patterns)}")
+        output.line(f"into     {hub.cached(name, revisions)}")
+        output.result({"folder": str(hub.cached(name, revisions)), "fetch": [_fetch_row(size) for size in plan]})
+        return
+    with output.working(), output.progress() as progress:
+        found = hub.pull(
+            name,
+            parts=parts,
+            revisions=revisions,
+            note=output.note,
+            bars=output.stderr.isatty(),
+            progress=progress,
+        )
+    if found.report is None:
+        output.line(f"{name} is here already: {found.folder}")
+    else:
+        _print_report(output, found.report)
+    at = str(found.folder) if revisions else name
+    output.line(f"use it   opentar generate 'a cat on a sofa' --model {at}")
+    output.result({"folder": str(found.folder)} | ({} if found.report is None else _plain(found.report)))
+
+
+def _fetch_row(size: Any) -> dict[str, Any]:
+    fetch = size.fetch
+    row = {"repository": fetch.repository, "revision": fetch.revision, "patterns": list(fetch.patterns)}
+    return row | {"files": size.files, "bytes": size.every, "new_bytes": size.new}
+
+
+def _print_report(output: Output, report: "ImportReport") -> None:
+    verb = "written" if report.written else "would be written"
+    for part in report.parts:
+        size = f"{part.numbers:,} numbers, {human_bytes(part.bytes)} as {part.storage}"
+        output.line(f"part     {part.part}: {size}, from {', '.join(part.files)}")
+        output.line(f"licence  {part.licence}")
+        for note in part.notes:
+            output.line(f"note     {note}")
+    for note in report.notes:
+        output.line(f"note     {note}")
+    total = sum(part.bytes for part in report.parts)
+    free = f"{human_bytes(report.free_bytes)} free on the disk"
+    output.line(f"{verb:8} {report.folder}: {report.name}, {human_bytes(total)} in all, {free}")
+
+
+def _plain(report: "ImportReport") -> dict[str, Any]:
+    import dataclasses
+
+    values = dataclasses.asdict(report) | {"folder": str(report.folder)}
+    return values | {"bytes": sum(part.bytes for part in report.parts)}

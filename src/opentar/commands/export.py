@@ -1,0 +1,47 @@
+"""`opentar export`: a model in the format of other tools."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from opentar.commands import options
+from opentar.commands.files import folder_argument
+from opentar.commands.output import Output
+
+
+def qwen2(
+    model: Annotated[str, Parameter(help="A bundled model's name, a model folder or a language folder.")] = "nano",
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="New folder for the Qwen2 model.")],
+    dtype: Annotated[
+        Literal["bf16", "fp32"] | None,
+        Parameter(help="How numbers are stored. Default: bf16 where the model is stored so, else fp32."),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Write the language model as a plain Qwen2 folder: transformers and the engines built on its format load it."""
+    from opentar.core.disk import human_bytes
+    from opentar.model_folder import find_model
+
+    output = Output(json)
+    folder_argument(out)
+    find_model(model)
+    with output.working():
+        from opentar.published.export import export_qwen2
+
+        with output.progress() as step:
+            report = export_qwen2(model, out, dtype=dtype, step=step)
+    files = f"{len(report.files)} file{'s' if len(report.files) > 1 else ''}"
+    output.line(f"{out}: {report.rows} rows, {report.dtype}, {human_bytes(report.bytes)} in {files}")
+    output.result(
+        {
+            "folder": str(report.folder),
+            "dtype": report.dtype,
+            "bytes": report.bytes,
+            "files": report.files,
+            "rows": report.rows,
+            "first_new": report.first_new,
+        }
+    )

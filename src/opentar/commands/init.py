@@ -1,0 +1,45 @@
+"""`opentar init`: a model of published size with random weights, to measure a machine with."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from opentar.commands import options
+from opentar.commands.files import folder_argument
+from opentar.commands.output import Output
+from opentar.core.disk import human_bytes
+from opentar.core.errors import ConfigError
+
+
+def init(
+    size: Annotated[str, Parameter(help="Size of the model: tar-1.5b or tar-7b.")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="New model folder.")],
+    random: Annotated[bool, Parameter(help="Fill it with random numbers: it will draw noise.")] = False,
+    dtype: Annotated[Literal["bf16", "fp32"], Parameter(help="How numbers are stored.")] = "bf16",
+    parts: Annotated[
+        list[str] | None,
+        Parameter(consume_multiple=True, help="Only these: language ta_tok detok_ar detok_diffusion."),
+    ] = None,
+    seed: Annotated[int, Parameter(help="Seed of the numbers.")] = 0,
+    json: options.Json = False,
+) -> None:
+    """Make a model of a published size with random weights. It says nonsense, but needs the memory of a real one."""
+    output = Output(json)
+    if not random:
+        raise ConfigError("only random weights are made here: add --random; trained ones come with pull or import")
+    folder_argument(out)
+    chosen = [name for text in parts or () for name in text.split(",")]
+    with output.working(), output.progress() as progress:
+        from opentar.published.init import PARTS, init_random
+        from opentar.published.sizes import size_of
+
+        report = init_random(size_of(size), out, dtype=dtype, seed=seed, parts=chosen or PARTS, progress=progress)
+    for part, numbers in report.numbers.items():
+        output.line(f"part     {part}: {numbers:,} random numbers")
+    output.line(f"text     the tokenizer is that {report.tokenizer}")
+    output.line(f"written  {report.folder}: {report.name}, {human_bytes(report.bytes)} as {report.storage}")
+    values = {"folder": str(report.folder), "name": report.name, "numbers": report.numbers, "bytes": report.bytes}
+    output.result(values | {"storage": report.storage, "tokenizer": report.tokenizer})

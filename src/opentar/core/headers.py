@@ -1,0 +1,47 @@
+"""What a safetensors file holds, by its header alone: no number is read and no library is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from opentar.core.errors import WeightsError
+
+SCALE = "::scale"
+"""Ending of the tensors that hold the scales of int8 ones (core/storage.py); they are no parameters."""
+_LENGTH_BYTES = 8
+_LONGEST = 100_000_000
+"""The format's own limit for a header."""
+
+
+class TensorHeader(NamedTuple):
+    """One tensor of a file."""
+
+    dtype: str
+    """as safetensors names it: F32, BF16, I8, ..."""
+    shape: tuple[int, ...]
+    """sizes"""
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, TensorHeader]:
+    """Tensor name -> type and shape. Raises WeightsError for a file that is missing or no safetensors file."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            if length > min(_LONGEST, path.stat().st_size):
+                raise ValueError("its header would be longer than the file")
+            content = json.loads(file.read(length))
+        content.pop("__metadata__", None)
+        return {
+            name: TensorHeader(str(entry["dtype"]), tuple(int(side) for side in entry["shape"]))
+            for name, entry in content.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{path} is no readable safetensors file ({error}); get it again") from error

@@ -1,0 +1,35 @@
+"""Room in memory, asked for before anything large is built."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from opentar.core.disk import human_bytes
+from opentar.core.errors import ModelError
+
+_MEMINFO = Path("/proc/meminfo")
+
+
+def available_bytes() -> int | None:
+    """Bytes of memory that a new program may take, or None where the system does not say."""
+    try:
+        for line in _MEMINFO.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def check_memory(what: str, needed: int) -> None:
+    """Raise ModelError, with both numbers, unless `needed` bytes of memory are available; unknown is enough."""
+    available = available_bytes()
+    if available is not None and available < needed:
+        raise ModelError(
+            f"{what} needs {human_bytes(needed)} of memory and {human_bytes(available)} are available; "
+            "close other programs or take a larger machine"
+        )

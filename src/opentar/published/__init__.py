@@ -1,0 +1,1 @@
+"""Published Tar: comes in, goes out."""

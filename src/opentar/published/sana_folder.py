@@ -1,0 +1,277 @@
+"""A published SANA folder: checked by name and shape without loading it, and written as a part of a model folder.
+
+The transformer, the autoencoder and the scheduler are taken over; the negative features leave their pickle. The text
+encoder and the tokenizer are not even looked at, and neither is any code that lies in the folder.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from opentar.core.config import to_dict
+from opentar.core.errors import ModelError, WeightsError, nearest, shown
+from opentar.core.storage import write_tensors
+from opentar.core.torch_files import read_torch_file
+from opentar.tokens_to_image.detokenizer import write_settings
+from opentar.tokens_to_image.sana import NEGATIVE_NAME, NEGATIVE_PICKLE, SanaConfig
+
+STEM = "diffusion_pytorch_model"
+WEIGHTS, INDEX = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json"
+SCHEDULER = "scheduler_config.json"
+_PARTS = {"transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC"}
+
+
+class PublishedSana(NamedTuple):
+    """What a published SANA folder holds."""
+
+    folder: Path
+    image_size: int
+    """Side of the pictures its transformer was trained at."""
+    feature_size: int
+    """Width of the features it takes."""
+    classes: dict[str, str]
+    """transformer, vae, scheduler -> class of diffusers"""
+    configs: dict[str, dict[str, Any]]
+    """transformer, vae, scheduler -> config"""
+    files: dict[str, tuple[str, ...]]
+    """transformer, vae -> names of its weights files"""
+    tensors: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]]
+    """transformer, vae -> name of a tensor -> its shape and type"""
+    negative_LD: Tensor | None
+    """Features of "no condition", float32."""
+    notes: tuple[str, ...]
+    """What is left out or missing, one line each."""
+
+
+def read_sana(folder: str | Path) -> PublishedSana:
+    """Check a published SANA folder; of the numbers only the negative features are read.
+
+    Raises:
+        ModelError: diffusers is not installed.
+        WeightsError: a part is missing, damaged or of another class, or a setting, a tensor or a shape is not known.
+    """
+    folder = Path(folder)
+    index = _json(folder / "model_index.json")
+    classes = {name: _class_of(index, name, folder) for name in (*_PARTS, "scheduler")}
+    configs = {name: _config(folder, name, classes[name]) for name in classes}
+    files = {name: _weight_files(folder / name) for name in _PARTS}
+    tensors = {name: _headers(folder / name, files[name]) for name in _PARTS}
+    built = {name: _built(classes[name], configs[name], folder / name) for name in classes}
+    for name in _PARTS:
+        expected = {key: tuple(tensor.shape) for key, tensor in built[name].state_dict().items()}
+        _check_tensors(folder / name, tensors[name], expected)
+    width = built["transformer"].config.caption_channels
+    factor = 2 ** (len(built["vae"].config.encoder_block_out_channels) - 1)
+    negative_LD = _negative(folder, width)
+    return PublishedSana(
+        folder=folder,
+        image_size=built["transformer"].config.sample_size * factor,
+        feature_size=width,
+        classes=classes,
+        configs=configs,
+        files=files,
+        tensors=tensors,
+        negative_LD=negative_LD,
+        notes=_notes(folder, configs, negative_LD),
+    )
+
+
+def write_sana(sana: PublishedSana, stage: Path, storage: str | None) -> Iterator[int]:
+    """Write the part into the empty folder `stage`; yields the number of tensors done after each step.
+
+    Args:
+        sana: what `read_sana` returned.
+        stage: an unfinished folder (`atomic_folder`).
+        storage: "float32" or "bfloat16" converts every number; None copies the files as they are.
+
+    Raises:
+        WeightsError: a tensor holds NaN or infinity, or cannot be read.
+        OSError: the disk refuses.
+    """
+    done = 0
+    for name in _PARTS:
+        (stage / name).mkdir()
+        if storage is not None:
+            write_tensors(stage / name, _checked(sana, name, sana.files[name]), storage, stem=STEM)
+            done += len(sana.tensors[name])
+            yield done
+            continue
+        for file in sana.files[name]:
+            done += sum(1 for _ in _checked(sana, name, (file,)))
+            shutil.copyfile(sana.folder / name / file, stage / name / file)
+            yield done
+        if (sana.folder / name / INDEX).is_file():
+            shutil.copyfile(sana.folder / name / INDEX, stage / name / INDEX)
+    if sana.negative_LD is not None:
+        write_tensors(stage, {NEGATIVE_NAME: sana.negative_LD}, "float32", stem=NEGATIVE_NAME)
+    (stage / "scheduler").mkdir()
+    for name, file in (("transformer", "config.json"), ("vae", "config.json"), ("scheduler", SCHEDULER)):
+        _write_json(stage / name / file, sana.configs[name])
+    parts = {name: ["diffusers", kind] for name, kind in sorted(sana.classes.items())}
+    _write_json(stage / "model_index.json", {"_class_name": "SanaPipeline", "text_encoder": [None, None], **parts})
+    write_settings(stage, "sana", to_dict(SanaConfig()))
+
+
+def _class_of(index: Mapping[str, Any], name: str, folder: Path) -> str:
+    entry = index.get(name)
+    if entry is None:
+        raise WeightsError(
+            f"{folder}/model_index.json names no {name}; a SANA folder has {', '.join(_PARTS)}, scheduler"
+        )
+    library, kind = entry if isinstance(entry, list) and len(entry) == 2 else (None, entry)
+    known = kind == _PARTS[name] if name in _PARTS else isinstance(kind, str) and kind.endswith("Scheduler")
+    if library != "diffusers" or not known or not hasattr(_diffusers(), str(kind)):
+        expected = _PARTS.get(name, "a scheduler")
+        raise WeightsError(
+            f"{folder}/model_index.json names {shown(entry)} as {name}; {expected} of diffusers is needed"
+        )
+    return str(kind)
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ModelError("SANA folders need diffusers; install it with: pip install 'opentar[published]'") from error
+    return diffusers
+
+
+def _config(folder: Path, name: str, kind: str) -> dict[str, Any]:
+    """The config of a part, with settings that its class knows only."""
+    path = folder / name / (SCHEDULER if name == "scheduler" else "config.json")
+    config = _json(path)
+    if config.get("_class_name", kind) != kind:
+        raise WeightsError(f"{path} is of a {shown(config['_class_name'])}; model_index.json says {kind}")
+    known = [key for key in inspect.signature(getattr(_diffusers(), kind).__init__).parameters if key != "self"]
+    for key in config:
+        # `auto_map` would name code of the folder; a leading underscore marks remarks of diffusers.
+        if key not in known and not key.startswith("_") and key != "auto_map":
+            raise WeightsError(
+                f"{path} has the unknown setting {shown(key)}; {kind} of the installed diffusers knows "
+                f"{', '.join(known)}.{nearest(key, known)}"
+            )
+    return config
+
+
+def _weight_files(folder: Path) -> tuple[str, ...]:
+    if (folder / INDEX).is_file():
+        files = _json(folder / INDEX).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+            raise WeightsError(f"{folder / INDEX} has no weight_map of names; get the file again")
+        names = tuple(sorted(set(files.values())))
+    elif (folder / WEIGHTS).is_file():
+        names = (WEIGHTS,)
+    else:
+        raise WeightsError(f"{folder} has no {WEIGHTS}; only weights in safetensors are read")
+    for name in names:
+        if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
+            raise WeightsError(f"{folder / INDEX} names {shown(name)}; only safetensors files beside it are read")
+    return names
+
+
+def _headers(folder: Path, names: tuple[str, ...]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    for name in names:
+        try:
+            with safe_open(folder / name, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118, it is no dict
+                    # Mapped from the disk: looking at a tensor reads nothing.
+                    tensor = file.get_tensor(key)
+                    found[key] = tuple(tensor.shape), tensor.dtype
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{folder / name} is missing or damaged: {error}") from error
+    return found
+
+
+def _built(kind: str, config: Mapping[str, Any], where: Path) -> Any:
+    """A part of that config without memory for its numbers."""
+    settings = {key: value for key, value in config.items() if not key.startswith("_") and key != "auto_map"}
+    try:
+        # A scheduler computes with its small tables at once, so it cannot do without memory.
+        with torch.device("cpu" if kind.endswith("Scheduler") else "meta"):
+            return getattr(_diffusers(), kind)(**settings)
+    except Exception as error:
+        # diffusers checks few settings itself, so a wrong one fails anywhere inside.
+        reason = str(error).split("\n")[0][:120]
+        raise WeightsError(f"the config in {where} describes no {kind}: {reason}; get the folder again") from error
+
+
+def _check_tensors(
+    where: Path, given: Mapping[str, tuple[tuple[int, ...], torch.dtype]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    for name, size in expected.items():
+        if name not in given:
+            raise WeightsError(f"{where} lacks the tensor {name} {list(size)}; get the folder again")
+        shape, dtype = given[name]
+        if shape != size:
+            raise WeightsError(f"{where}: {name} has shape {list(shape)}; expected {list(size)}")
+        if not dtype.is_floating_point:
+            raise WeightsError(f"{where}: {name} is of type {dtype}; expected floating-point numbers")
+    for name in given:
+        if name not in expected:
+            raise WeightsError(f"{where} has the unknown tensor {shown(name)}{nearest(name, expected)}; get it again")
+
+
+def _negative(folder: Path, width: int) -> Tensor | None:
+    path = folder / NEGATIVE_PICKLE
+    if not path.is_file():
+        return None
+    table = read_torch_file(path, "the negative features", NEGATIVE_PICKLE)
+    if isinstance(table, Tensor) and table.ndim == 3 and len(table) == 1:
+        table = table[0]
+    if not isinstance(table, Tensor) or table.ndim != 2 or table.shape[1] != width or not len(table):
+        found = list(table.shape) if isinstance(table, Tensor) else type(table).__name__
+        raise WeightsError(f"{path} holds {found}; expected one tensor (length, {width})")
+    if not torch.isfinite(table).all():
+        raise WeightsError(f"{path} holds NaN or infinity; download it again")
+    return table.float().clone()
+
+
+def _notes(folder: Path, configs: Mapping[str, Mapping[str, Any]], negative_LD: Tensor | None) -> tuple[str, ...]:
+    notes = []
+    left = [name for name in ("text_encoder", "tokenizer") if (folder / name).exists()]
+    if left:
+        notes.append(f"{' and '.join(left)} left out: the features of TA-Tok stand in place of a text")
+    if negative_LD is None:
+        notes.append(f"{folder.name} has no {NEGATIVE_PICKLE}, so it can only be drawn with without guidance")
+    if any("auto_map" in config for config in configs.values()):
+        notes.append("a config names code of its own (auto_map): it is neither read nor run, nor needed")
+    return tuple(notes)
+
+
+def _checked(sana: PublishedSana, name: str, files: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a part's files one after the other, refused when they hold NaN."""
+    for source in (sana.folder / name / file for file in files):
+        try:
+            with safe_open(source, framework="pt") as content:
+                for key in content.keys():  # noqa: SIM118, it is no dict
+                    tensor = content.get_tensor(key)
+                    if not torch.isfinite(tensor).all():
+                        raise WeightsError(f"{source}: {key} holds NaN or infinity; download it again")
+                    yield key, tensor
+        except SafetensorError as error:
+            raise WeightsError(f"{source} is missing or damaged: {error}") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is missing or no JSON; give a whole SANA folder") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} is not a mapping; give a whole SANA folder")
+    return content
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    kept = {key: value for key, value in content.items() if key != "auto_map"}
+    path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,415 @@
+"""The start of TA-Tok: a codebook of frozen word rows is laid onto what the teacher sees.
+
+From a random start all features point the same way, the codebook follows them there and every picture gets one code
+(seen within 40 steps). So the start is made in six moves on kept features of the teacher, quicker than pictures:
+
+1. cluster the features, weighed by how much the teacher's heads look at each direction;
+2. lay the projected word rows onto the clusters, one row to each;
+3. settle: tune the bottleneck and the projection until features find the row of their cluster;
+4. sharpen: go on until the row that is found tells as much as it can about concept and colour;
+5. invert: a small net learns what each single row means (rows no longer say it by where they lie);
+6. the feature decoder learns to read whole grids of codes.
+
+Legend: M cells of all pictures, B pictures, N cells of a grid, D feature width, K codes, C codebook width, E row width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+from opentar.core.errors import ConfigError
+from opentar.core.folder import load_part, strict_load
+from opentar.image_to_tokens.encoder import VisionEncoder, pool_grid
+from opentar.image_to_tokens.quantizer import choose_rows
+from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
+from opentar.tokens_to_image.vqgan import fit_kmeans
+from opentar.train.journal import Journal
+from opentar.train.stages.heads import DenseHeads, normalise
+from opentar.train.stages.pictures import ScenePictures, label_batch, to_unit
+from opentar.train.words import concept_embeddings, excluded_rows, word_table
+from opentar.vocab import Scale, Vocab
+
+WORDS = "words.txt"
+"""Extra file of the tokenizer's folder: the word piece behind each code, a line each."""
+HEAD_SHARES = {"concept": 1.0, "colour": 0.5, "background": 0.15, "centre": 0.1}
+"""How much each of the teacher's heads has to say about which directions of its features the codes start from."""
+PLAIN = 0.15
+"""The same for all directions alike: what no head asks for (shape, style) is needed for drawing."""
+GROUND = 0.1
+"""Cells without an object that are looked at beside one with: grounds are most cells and need few codes."""
+OWN_MEAN = 2.0
+"""How many cells a cluster's centre counts for where a row's meaning is averaged from the cells that find it."""
+SOFTNESS = 0.05
+"""Temperature of a soft choice of codes by cosine."""
+TOLD_EVERY = 150
+"""Steps between counts of what each row tells."""
+PRIOR = 2.0
+"""How many cells the average of all rows counts for in such a count."""
+NONE_WEIGHT = 0.25
+"""Weight of cells without an object in it."""
+READ_WEIGHTS = {"concept": 0.3, "colour": 0.3, "centre": 0.15, "background": 0.1, "word": 0.0}
+"""Weights of the teacher's heads beside the cosine while the decoder learns to read grids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookSettings:
+    """The start's recipe. Steps are of 1,024 cells, in the last move of `batch_size` pictures."""
+
+    model: TATokConfig
+    pictures: int = 10_000
+    """Pictures whose features are kept."""
+    mosaic_share: float = 0.15
+    cells: int = 60_000
+    """Most object cells that are clustered."""
+    lay_rounds: int = 4
+    """How often rows are matched with clusters and the projection is fitted to the match."""
+    settle_steps: int = 500
+    settle_rate: float = 2e-3
+    sharpen_steps: int = 450
+    sharpen_rate: float = 1e-3
+    sharpen_weights: dict[str, float] = field(
+        default_factory=lambda: dict(concept=1.0, colour=2.0, ground=0.2, cluster=0.2)
+    )
+    """Of what a row tells about concept and colour of object cells, of "no object" in others, and of its cluster."""
+    invert_steps: int = 400
+    invert_rate: float = 3e-3
+    read_steps: int = 600
+    read_rate: float = 1.5e-3
+    batch_size: int = 48
+    scale_shares: tuple[float, ...] = (0.12, 0.6, 0.28)
+    """How often a batch of the last move is read at each scale index."""
+    score_size: int = 384
+    seed: int = 23
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The teacher's features of pictures and their labels."""
+
+    cells: torch.Tensor
+    """bfloat16 (B, N, D) on the base grid, not pooled."""
+    labels: tuple[dict[str, torch.Tensor], ...]
+    """`label_batch` by scale index."""
+
+    def at(self, scale: Scale, rows: torch.Tensor | slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """float32 features (B, N, D) and labels of some pictures at a scale."""
+        labels = {name: value[rows] for name, value in self.labels[scale.index].items()}
+        return pool_grid(self.cells[rows].float(), scale.pool), labels
+
+
+def vocab_of(config: TATokConfig) -> Vocab:
+    """The scales of a tokenizer on its own; the number of words plays no part."""
+    return Vocab(text_size=1, codebook_size=config.quantizer.codebook_size, grid_side=config.vision.grid_side)
+
+
+def lay_codebook(settings: CodebookSettings, teacher: Path, folder: Path, *, quiet: bool = False) -> dict[str, float]:
+    """Write the started tokenizer into `folder`/result/ta_tok; returns held-out scores at the middle scale.
+
+    Args:
+        teacher: result folder of the teacher stage.
+
+    A start that was broken off is made again from its beginning: it is a pure function of the settings.
+    """
+    start = CodebookStart(settings, teacher, Journal(folder, "codebook", settings.read_steps, quiet=quiet))
+    scores = start.run()
+    words = {WORDS: "\n".join(start.words).encode()} if start.words else None
+    start.model.save(folder / "result" / "ta_tok", extra=words)
+    return scores
+
+
+class CodebookStart:
+    """The five moves; `run` makes them in order."""
+
+    def __init__(self, settings: CodebookSettings, teacher: Path, journal: Journal) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.journal = settings, journal
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.scales = vocab_of(settings.model).scales
+        self.model = TATok(settings.model)
+        self.heads = DenseHeads(settings.model.vision.hidden_size, concept_embeddings()).requires_grad_(False)
+        encoder: VisionEncoder = self.model.encoder
+        strict_load(encoder, load_part(teacher / "encoder")[1], "the teacher's encoder")
+        strict_load(self.heads, load_part(teacher / "heads")[1], "the teacher's heads")
+        self.words: list[str] = []
+        if settings.model.quantizer.kind == "text":
+            table, pieces = word_table()
+            rows = choose_rows(table, settings.model.quantizer.codebook_size, excluded_rows(pieces))
+            self.model.quantizer.start_from(table[rows])
+            self.words = [pieces[row] for row in rows.tolist()]
+
+    def run(self) -> dict[str, float]:
+        """All moves; returns the scores of the decoder's reading."""
+        middle = self.scales[1]
+        kept = self.keep(ScenePictures(mosaic_share=self.settings.mosaic_share), self.settings.pictures)
+        feats, labels = kept.at(middle, slice(None))
+        feats_MD, shows_M = feats.flatten(0, 1), (labels["concept"] >= 0).flatten()
+        some = torch.cat([shows_M.nonzero()[:, 0], few((~shows_M).nonzero()[:, 0], int(GROUND * int(shows_M.sum())))])
+        self._start_bottleneck(feats_MD)
+        rows_M, means_KD = self._lay(feats_MD, shows_M)
+        self._settle(feats_MD, rows_M, some)
+        self._sharpen(feats_MD, rows_M, labels, some)
+        table_KC, found_M = self._found(feats_MD)
+        means_KD, counts_K = mean_rows(found_M, normalise(feats_MD), means_KD)
+        self._invert(table_KC, means_KD, counts_K)
+        self._read_grids(kept, table_KC)
+        scores = self.scores(middle)
+        self.journal.row(self.settings.read_steps, {f"score/{key}": value for key, value in scores.items()})
+        self.journal.close()
+        return scores
+
+    @torch.no_grad()
+    def keep(self, source: ScenePictures, count: int, seed: int | None = None) -> Kept:
+        """The teacher's features of `count` scenes, and their labels at every scale."""
+        rng = np.random.default_rng(self.settings.seed if seed is None else seed)
+        cells: list[torch.Tensor] = []
+        labels: list[list[dict[str, torch.Tensor]]] = [[] for _ in self.scales]
+        for start in range(0, count, 64):
+            specs = source.specs(rng, min(64, count - start))
+            pixels = source.pixels(specs, self.settings.model.vision.image_size)
+            with torch.autocast("cpu", torch.bfloat16):
+                cells.append(self.model.encoder(to_unit(pixels)).bfloat16())
+            for scale, part in zip(self.scales, labels, strict=True):
+                part.append(label_batch(specs, scale.side))
+        merged = tuple({name: torch.cat([one[name] for one in part]) for name in part[0]} for part in labels)
+        return Kept(torch.cat(cells), merged)
+
+    @torch.no_grad()
+    def _start_bottleneck(self, feats_MD: torch.Tensor) -> None:
+        """Set both linear maps so that features pass, centred and weighed by what the heads look at."""
+        first, second = self.model.encode_task_layer[0], self.model.in_linear
+        assert isinstance(first, nn.Linear)
+        # Half a deviation keeps the features in the nearly linear part of Tanh.
+        scale_D = 0.5 / feats_MD.std(0).clamp(min=1e-3)
+        width = len(scale_D)
+        if first.out_features < width or second.out_features < width:
+            raise ConfigError(
+                f"task_size is {first.out_features} and the codebook's width {second.out_features}; "
+                f"training needs at least the encoder's width, {width}"
+            )
+        # The first units pass the features on, further ones start as random mixtures that nobody listens to yet.
+        first.weight.normal_(std=2.0 * width**-0.5, generator=self.generator).mul_(scale_D)
+        first.weight[:width] = torch.diag(scale_D)
+        first.bias.copy_(-first.weight @ feats_MD.mean(0))
+        metric_DD = torch.eye(width) * PLAIN
+        for head, share in HEAD_SHARES.items():
+            weight = getattr(self.heads, head).weight.float()
+            weight = weight - weight.mean(0) if len(weight) > 1 else weight
+            product_DD = weight.T @ weight
+            metric_DD += share * product_DD * width / product_DD.trace()
+        values_D, vectors_DD = (part.float() for part in torch.linalg.eigh(metric_DD.double()))
+        second.weight.zero_()
+        second.weight[:width, :width] = (vectors_DD * values_D.clamp(min=0).sqrt()).T / scale_D
+        second.bias.zero_()
+
+    def _z(self, feats_MD: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.model.in_linear(self.model.encode_task_layer(feats_MD)), dim=-1)
+
+    @torch.no_grad()
+    def _lay(self, feats_MD: torch.Tensor, shows_M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cluster and lay; returns the row (M,) of each cell's cluster and the mean normalised feature (K, D)."""
+        z_MC = torch.cat([self._z(part) for part in feats_MD.split(8192)])
+        chosen = torch.cat(
+            [
+                few(shows_M.nonzero()[:, 0], self.settings.cells, self.generator),
+                few((~shows_M).nonzero()[:, 0], int(self.settings.cells * GROUND), self.generator),
+            ]
+        )
+        table = self.model.quantizer.embedding.weight
+        centres_KC = F.normalize(fit_kmeans(z_MC[chosen], len(table), self.generator, rounds=6), dim=-1)
+        if isinstance(self.model.quantizer.embedding_proj, nn.Linear):
+            centres_KC = lay_onto(self.model.quantizer.embedding_proj, table, centres_KC, self.settings.lay_rounds)
+        else:
+            table.copy_(centres_KC)
+        rows_M = torch.cat([(part @ centres_KC.T).argmax(-1) for part in z_MC.split(4096)])
+        return rows_M, mean_rows(rows_M, normalise(feats_MD), torch.zeros(len(table), feats_MD.shape[1]))[0]
+
+    def _settle(self, feats_MD: torch.Tensor, rows_M: torch.Tensor, some: torch.Tensor) -> None:
+        """Tune bottleneck and projection until features (M, D) find the rows (M,) of their clusters."""
+        quantizer = self.model.quantizer
+        layers = (self.model.encode_task_layer, self.model.in_linear, quantizer)
+        weights = [weight for layer in layers for weight in layer.parameters() if weight.requires_grad]
+
+        def loss(step: int) -> torch.Tensor:
+            picked = some[torch.randint(len(some), (1024,), generator=self.generator)]
+            scores_MK = self._z(feats_MD[picked]) @ quantizer.codebook().T
+            return F.cross_entropy(scores_MK / SOFTNESS, rows_M[picked])
+
+        self._minimise("settle", loss, weights, self.settings.settle_steps, self.settings.settle_rate)
+
+    def _sharpen(
+        self, feats_MD: torch.Tensor, rows_M: torch.Tensor, labels: dict[str, torch.Tensor], some: torch.Tensor
+    ) -> None:
+        """Choose rows that tell the labels: the expected surprise (nats) at a cell's concept and colour, given its row.
+
+        What each row tells is counted anew every TOLD_EVERY steps. Clusters knew nothing of labels and spent codes on
+        what nobody asks.
+        """
+        quantizer, weights_of = self.model.quantizer, self.settings.sharpen_weights
+        concept_M, colour_M = labels["concept"].flatten(), labels["colour"].flatten()
+        told: list[torch.Tensor] = []
+
+        def loss(step: int) -> torch.Tensor:
+            if step % TOLD_EVERY == 0:
+                found_M = self._found(feats_MD)[1]
+                told[:] = [surprise(found_M, labels_M, len(quantizer.codebook())) for labels_M in (concept_M, colour_M)]
+            picked = some[torch.randint(len(some), (1024,), generator=self.generator)]
+            scores_MK = self._z(feats_MD[picked]) @ quantizer.codebook().T / SOFTNESS
+            chosen_MK, shows_M = scores_MK.softmax(-1), (concept_M[picked] >= 0).float()
+            concept, colour = (
+                (chosen_MK * told_KL[:, of_M[picked]].T).sum(-1)
+                for told_KL, of_M in zip(told, (concept_M, colour_M), strict=True)
+            )
+            seen = weights_of["concept"] * concept + weights_of["colour"] * colour
+            value = torch.where(shows_M > 0, seen, weights_of["ground"] * concept).mean()
+            return value + weights_of["cluster"] * F.cross_entropy(scores_MK, rows_M[picked])
+
+        layers = (self.model.encode_task_layer, self.model.in_linear, quantizer)
+        weights = [weight for layer in layers for weight in layer.parameters() if weight.requires_grad]
+        self._minimise("sharpen", loss, weights, self.settings.sharpen_steps, self.settings.sharpen_rate)
+
+    @torch.no_grad()
+    def _found(self, feats_MD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The table (K, C) as it lies now, and the row (M,) that each feature finds."""
+        table_KC = self.model.quantizer.codebook().detach().clone()
+        found = [(self._z(part) @ table_KC.T).argmax(-1) for part in feats_MD.split(4096)]
+        return table_KC, torch.cat(found)
+
+    def _invert(self, table_KC: torch.Tensor, means_KD: torch.Tensor, counts_K: torch.Tensor) -> None:
+        """Teach the decoder's layers before attention what each single row means, rows in use weighed up."""
+        decoder, width = self.model.decoder, means_KD.shape[1]
+        # The patch map may be wider or narrower than features; its meaning is pinned by a map that is dropped.
+        out = nn.Linear(decoder.config.hidden_size, width)
+        nn.init.orthogonal_(out.weight)
+        out.requires_grad_(False)
+        layers = [decoder.out_linear, decoder.patch_embedding, *([decoder.front] if decoder.front is not None else [])]
+        weights = [weight for layer in layers for weight in layer.parameters()]
+        weight_K = (counts_K + 4).sqrt()
+
+        def loss(step: int) -> torch.Tensor:
+            picked = torch.randint(len(table_KC), (1024,), generator=self.generator)
+            said = out(decoder.rows_in(table_KC[picked]))
+            distance = 1 - F.cosine_similarity(said, means_KD[picked], dim=-1)
+            return (distance * weight_K[picked]).sum() / weight_K[picked].sum()
+
+        self._minimise("invert", loss, weights, self.settings.invert_steps, self.settings.invert_rate)
+
+    def _read_grids(self, kept: Kept, table_KC: torch.Tensor) -> None:
+        """Teach the decoder whole grids: the teacher's features from the codes of the kept pictures."""
+        shares = torch.tensor(self.settings.scale_shares)
+
+        def loss(step: int) -> torch.Tensor:
+            scale = self.scales[int(torch.multinomial(shares, 1, generator=self.generator))]
+            picked = torch.randint(len(kept.cells), (self.settings.batch_size,), generator=self.generator)
+            feats_BND, labels = kept.at(scale, picked)
+            with torch.no_grad():
+                rows_BNC = table_KC[(self._z(feats_BND) @ table_KC.T).argmax(-1)]
+            with torch.autocast("cpu", torch.bfloat16):
+                decoded_BND = self.model.decoder(rows_BNC).float()
+            cosine = (1 - F.cosine_similarity(decoded_BND, normalise(feats_BND), dim=-1)).mean()
+            dense = self.heads.losses(decoded_BND, labels)
+            return cosine + sum((READ_WEIGHTS[name] * value for name, value in dense.items()), torch.zeros(()))
+
+        weights = list(self.model.decoder.parameters())
+        self._minimise("read", loss, weights, self.settings.read_steps, self.settings.read_rate)
+
+    def _minimise(
+        self, name: str, loss: Callable[[int], torch.Tensor], weights: list[nn.Parameter], steps: int, rate: float
+    ) -> None:
+        """AdamW with a short warm-up and a linear end."""
+        optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.01, fused=True)
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (step + 1) / 50) * (1 - step / steps)
+            value = loss(step)
+            value.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if step % 50 == 0 or step + 1 == steps:
+                self.journal.row(step, {name: value.item()})
+
+    @torch.no_grad()
+    def scores(self, scale: Scale) -> dict[str, float]:
+        """What the teacher's heads read on held-out scenes: from features, and from decoded codes."""
+        kept = self.keep(ScenePictures(split="val"), self.settings.score_size, seed=7)
+        self.model.eval()
+        total: dict[str, float] = {}
+        for rows in torch.arange(len(kept.cells)).split(64):
+            feats_BND, labels = kept.at(scale, rows)
+            codes = self.model.quantizer.nearest(self.model.in_linear(self.model.task_features(feats_BND)))
+            for prefix, read in (("teacher_", feats_BND), ("", self.model.decode(codes))):
+                counts = self.heads.read(read, labels)
+                total = total | {prefix + k: total.get(prefix + k, 0.0) + float(v) for k, v in counts.items()}
+        index = scale.index
+        return {
+            f"{prefix}{name}_s{index}": total[prefix + what] / total[prefix + of]
+            for prefix in ("teacher_", "")
+            for name, what, of in (
+                ("cell", "concept", "cells"), ("colour", "colour", "cells"), ("scene", "scene", "scenes"),
+            )
+        }  # fmt: skip
+
+
+@torch.no_grad()
+def surprise(rows_M: torch.Tensor, labels_M: torch.Tensor, codes: int) -> torch.Tensor:
+    """-log p(label | row), float32 (K, L + 1): the last column is label -1, "none". Rows are drawn towards the mean."""
+    kinds = int(labels_M.max()) + 2
+    counts_KL = torch.zeros(codes, kinds)
+    weight_M = torch.where(labels_M >= 0, 1.0, NONE_WEIGHT)
+    counts_KL.index_put_((rows_M, labels_M % kinds), weight_M, accumulate=True)
+    prior_L = counts_KL.sum(0) / counts_KL.sum()
+    return -((counts_KL + PRIOR * prior_L) / (counts_KL.sum(1, keepdim=True) + PRIOR)).log()
+
+
+def few(rows_M: torch.Tensor, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """At most `count` of the rows, by lot."""
+    return rows_M[torch.randperm(len(rows_M), generator=generator)[:count].to(rows_M.device)]
+
+
+def mean_rows(
+    rows_M: torch.Tensor, feats_MD: torch.Tensor, prior_KD: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean feature (K, D) of the cells of each row, drawn towards `prior_KD` where cells are few, and their number."""
+    sums_KD = torch.zeros_like(prior_KD).index_add_(0, rows_M, feats_MD)
+    counts_K = torch.bincount(rows_M, minlength=len(prior_KD)).float()
+    return (sums_KD + OWN_MEAN * prior_KD) / (counts_K + OWN_MEAN).unsqueeze(-1), counts_K
+
+
+@torch.no_grad()
+def lay_onto(projection: nn.Linear, rows_KE: torch.Tensor, centres_KC: torch.Tensor, rounds: int) -> torch.Tensor:
+    """Set `projection` so that the projected rows lie close to the centres; returns the centre (K, C) of each row.
+
+    Which row goes where is free: rows and centres are first spread alike, then matched one to one (least squared
+    distance) and the projection is fitted to the match, in turns. In float64: the last bits of a solver change with
+    the place of its memory, and a start must repeat.
+    """
+    rows_KE, centres_KC = rows_KE.double(), centres_KC.double()
+    mean_E, from_rows_E, rows_EE = spectrum(rows_KE)
+    mean_C, to_centres_C, centres_CC = spectrum(centres_KC)
+    width = min(len(from_rows_E), len(to_centres_C))
+    gains = (to_centres_C[:width] / from_rows_E[:width].clamp(min=1e-6 * float(from_rows_E[0]))).sqrt()
+    weight_CE = (centres_CC[:, :width] * gains) @ rows_EE[:, :width].T
+    bias_C = mean_C - weight_CE @ mean_E
+    with_one = torch.cat([rows_KE, rows_KE.new_ones(len(rows_KE), 1)], dim=1)
+    for _ in range(rounds):
+        laid_KC = rows_KE @ weight_CE.T + bias_C
+        _, match = linear_sum_assignment(torch.cdist(laid_KC, centres_KC).square().numpy())
+        solution = torch.linalg.lstsq(with_one, centres_KC[torch.from_numpy(match)]).solution
+        weight_CE, bias_C = solution[:-1].T, solution[-1]
+    projection.weight.copy_(weight_CE)
+    projection.bias.copy_(bias_C)
+    return centres_KC[torch.from_numpy(match)].float()
+
+
+def spectrum(rows_MD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean (D,), variances (D,) from the largest down and their directions (D, D), a column each."""
+    mean_D = rows_MD.mean(0)
+    values_D, vectors_DD = torch.linalg.eigh(torch.cov((rows_MD - mean_D).T))
+    return mean_D, values_D.flip(0).clamp(min=0), vectors_DD.flip(1)

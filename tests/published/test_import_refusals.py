@@ -1,0 +1,373 @@
+"""What an import refuses, each in one line that says what was given and what was expected; nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from published_files import ar_blob, change_json, shard, vq_blob
+from safetensors.torch import load_file, save_file
+
+from opentar.core.errors import ConfigError, ModelError, OpenTarError, OutputError, WeightsError
+from opentar.published.importing import add_to_model, import_tar
+
+pytest.importorskip("diffusers")
+Own = Callable[[str], Path]
+SANA = "Tar-SANA-600M-512px"
+
+
+@pytest.fixture
+def refused(published: Path, tmp_path: Path) -> Callable[..., str]:
+    """Import with some arguments changed; it must fail with an error of that kind and write nothing."""
+
+    def call(kind: type[OpenTarError] = WeightsError, **changes: Any) -> str:
+        given = {"llm": published / "Tar-1.5B", "ta_tok": published / "ta_tok.pth"} | changes
+        with pytest.raises(kind) as caught:
+            import_tar(tmp_path / "out", **given)
+        assert not (tmp_path / "out").exists()
+        assert not (tmp_path / ".out.partial").exists()
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return call
+
+
+class Payload:
+    """What a harmful pickle holds: unpickling it makes a file."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"echo run > {self.canary}",)
+
+
+@pytest.mark.parametrize("place", ["ta_tok", "ar", "vqgan", "negative"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_payloads_never_run(refused, own: Own, tmp_path: Path, place: str, zipped: bool) -> None:
+    canary = tmp_path / "canary"
+    blob = {"model": {"args": {}, "sd": {}, "name": Payload(canary)}}
+    path = tmp_path / "trap.pth"
+    changes: dict[str, Any] = {"ta_tok": {"ta_tok": path}, "vqgan": {"vqgan": path}}.get(place, {})
+    if place == "ar":
+        changes = {"ar": [path], "vqgan": own("vq_ds16_t2i.pt")}
+    elif place == "negative":
+        path = own(SANA) / "negative_prompt_embeds.pth"
+        changes = {"sana": [own(SANA)]}
+    torch.save(blob, path, _use_new_zipfile_serialization=zipped)
+    assert "holds objects other than tensors and plain values" in refused(**changes)
+    assert not canary.exists()
+    # The same file, read without care, would have run: the test means something.
+    torch.load(path, weights_only=False)
+    assert canary.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+@pytest.mark.parametrize("name", ["ta_tok.pth", "ar_dtok_lp_256px.pth", "vq_ds16_t2i.pt"])
+def test_damaged_pickles(refused, own: Own, damage: str, name: str) -> None:
+    path = own(name)
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"cut": content[: len(content) // 2], "flip": content, "empty": b""}[damage])
+    changes = {
+        "ta_tok.pth": {"ta_tok": path},
+        "ar_dtok_lp_256px.pth": {"ar": [path], "vqgan": own("vq_ds16_t2i.pt")},
+        "vq_ds16_t2i.pt": {"ar": [own("ar_dtok_lp_256px.pth")], "vqgan": path},
+    }[name]
+    assert name in refused(**changes)
+
+
+def test_a_flipped_bit_of_a_number_is_found(refused, own: Own) -> None:
+    """A mapped tensor is read without a look at the archive's checksum, so the import looks itself."""
+    import zipfile
+
+    path = own("ta_tok.pth")
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda record: record.file_size)
+    content[largest.header_offset + largest.file_size // 2] ^= 1
+    path.write_bytes(content)
+    torch.load(path, weights_only=False, mmap=True)
+    assert "is damaged (Bad CRC-32" in refused(ta_tok=path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "nan", "gone", "missing name", "outside"])
+def test_damaged_shards(refused, own: Own, damage: str) -> None:
+    llm = own("Tar-1.5B")
+    shard(llm)
+    path = llm / "model-00002-of-00002.safetensors"
+    content = bytearray(path.read_bytes())
+    told = "model-00002-of-00002.safetensors is missing or damaged"
+    if damage == "cut":
+        path.write_bytes(content[:-100])
+    elif damage == "header":
+        content[6] = 255
+        path.write_bytes(content)
+    elif damage == "nan":
+        state = load_file(path)
+        name = next(name for name in state if state[name].ndim == 2)
+        state[name][0, 0] = float("nan")
+        save_file(state, path, metadata={"format": "pt"})
+        told = f"{name} holds NaN or infinity"
+    elif damage == "gone":
+        path.unlink()
+    elif damage == "missing name":
+        state = load_file(path)
+        name = sorted(state)[0]
+        del state[name]
+        save_file(state, path, metadata={"format": "pt"})
+        told = f"lacks '{name}', which model.safetensors.index.json says is there"
+    else:
+        change_json(llm / "model.safetensors.index.json", weight_map={"model.norm.weight": "../secret.safetensors"})
+        told = "names '../secret.safetensors'; only files beside it are read"
+    assert told in refused(llm=llm)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"hidden_size": "many"}, "hidden_size is 'many'; expected a positive whole number"),
+        ({"num_attention_heads": 0}, "num_attention_heads is '0'; expected a positive whole number"),
+        ({"num_key_value_heads": 3}, "kv_heads is 3; it must divide heads = 4"),
+        ({"rope_theta": float("inf")}, "rope_theta is 'inf'; expected a positive number"),
+        ({"rope_parameters": [1]}, "rope_parameters is '[1]'; a mapping is expected"),
+        ({"intermediate_size": 161}, "gate_proj.weight has shape [160, 64]; expected [161, 64]"),
+        ({"num_hidden_layers": 4}, "lacks the tensor model.layers.3."),
+        ({"num_hidden_layers": 2}, "has the unknown tensor 'model.layers.2."),
+        ({"model_type": "own", "auto_map": {"AutoModel": "own.Own"}}, "model_type is 'own'; known are qwen2 and"),
+    ],
+)
+def test_configs_of_language_models(refused, own: Own, changes: dict[str, Any], told: str) -> None:
+    change_json(own("Tar-1.5B") / "config.json", **changes)
+    assert told in refused(llm=own("Tar-1.5B"))
+
+
+def test_a_pickled_language_model_is_not_read(refused, own: Own) -> None:
+    llm = own("Tar-1.5B")
+    (llm / "model.safetensors").rename(llm / "pytorch_model.bin")
+    assert "only weights in safetensors are read" in refused(llm=llm)
+
+
+@pytest.mark.parametrize("content", ['{"added_tokens": 3}', '{"added_tokens": [{"id": "7"}]}', "[1]", "{"])
+def test_damaged_tokenizers(refused, own: Own, content: str) -> None:
+    (own("Tar-1.5B") / "tokenizer.json").write_text(content)
+    assert "tokenizer.json" in refused(llm=own("Tar-1.5B"))
+
+
+def saved(blob: dict[str, Any], path: Path) -> Path:
+    torch.save(blob, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("blob", "told"),
+    [
+        (ar_blob(16, cond_dim=40), "takes features of width 40, the image tokenizer gives 48"),
+        (ar_blob(16, vocab_size=64), "spells 64 picture codes, the VQGAN of"),
+        (ar_blob(16, prefix=36), "takes at most 36 features a picture, the image tokenizer gives 729, 169, 81"),
+        (ar_blob(16, surprise=1), "unknown argument 'surprise'"),
+    ],
+)
+def test_ar_detokenizers_that_do_not_fit(refused, published, tmp_path, blob: dict[str, Any], told: str) -> None:
+    path = saved(blob, tmp_path / "ar.pth")
+    assert told in refused(ar=[path], vqgan=published / "vq_ds16_t2i.pt")
+
+
+def test_a_short_prefix_is_told_and_sets_the_scale(published: Path, tmp_path: Path) -> None:
+    path = saved(ar_blob(16, prefix=169), tmp_path / "ar.pth")
+    files = {"llm": published / "Tar-1.5B", "ta_tok": published / "ta_tok.pth", "vqgan": published / "vq_ds16_t2i.pt"}
+    report = import_tar(tmp_path / "out", **files, ar=[path])
+    assert report.notes == ("ar.pth takes at most 169 features: it draws at scale 1, 2",)
+    from opentar.model_folder import read_config
+
+    assert read_config(tmp_path / "out").defaults.draw.scale == 1
+
+
+def test_a_vqgan_of_another_codebook(refused, published: Path, tmp_path: Path) -> None:
+    path = saved(vq_blob(entries=64), tmp_path / "vq.pt")
+    line = refused(ar=[published / "ar_dtok_lp_256px.pth"], vqgan=path)
+    assert "spells 32 picture codes" in line
+    assert "has 64; take files that were trained together" in line
+
+
+def test_a_language_model_of_another_codebook(refused, own: Own) -> None:
+    import json
+
+    path = own("Tar-1.5B") / "tokenizer.json"
+    data = json.loads(path.read_text())
+    data["added_tokens"] = [entry for entry in data["added_tokens"] if entry["content"] != "<I1023>"]
+    path.write_text(json.dumps(data))
+    assert "the image tokenizer has 1024 codes, the language model 1023" in refused(llm=own("Tar-1.5B"))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "told"),
+    [
+        ("transformer/config.json", {"caption_channels": 40}, "has shape [16, 48]; expected [16, 40]"),
+        ("transformer/config.json", {"surprise": 1}, "unknown setting 'surprise'; SanaTransformer2DModel of"),
+        (
+            "transformer/config.json",
+            {"_class_name": "FluxTransformer2DModel"},
+            "model_index.json says SanaTransformer2D",
+        ),
+        ("transformer/config.json", {"num_layers": 3}, "lacks the tensor transformer_blocks.2."),
+        ("transformer/config.json", {"num_layers": 1}, "has the unknown tensor 'transformer_blocks.1."),
+        ("transformer/config.json", {"num_layers": "two"}, "describes no SanaTransformer2DModel"),
+        (
+            "scheduler/scheduler_config.json",
+            {"surprise": 1},
+            "scheduler_config.json has the unknown setting 'surprise'",
+        ),
+        (
+            "model_index.json",
+            {"transformer": ["own_code", "Own"]},
+            "transformer; SanaTransformer2DModel of diffusers is",
+        ),
+        ("model_index.json", {"vae": None}, "names no vae"),
+        (
+            "model_index.json",
+            {"scheduler": ["diffusers", "NoScheduler"]},
+            "as scheduler; a scheduler of diffusers is needed",
+        ),
+    ],
+)
+def test_settings_of_sana_folders(refused, own: Own, file: str, changes: dict[str, Any], told: str) -> None:
+    change_json(own(SANA) / file, **changes)
+    assert told in refused(sana=[own(SANA)])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("model_index.json", "transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"),
+        *("transformer/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"),
+    ],
+)
+def test_missing_parts_of_sana_folders_are_named(refused, own: Own, name: str) -> None:
+    (own(SANA) / name).unlink()
+    line = refused(sana=[own(SANA)])
+    assert Path(name).name in line
+    assert Path(name).parent.name in line
+
+
+def test_damaged_numbers_of_sana_folders(refused, own: Own) -> None:
+    path = own(SANA) / "vae" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    next(iter(state.values())).view(-1)[0] = float("inf")
+    save_file(state, path, metadata={"format": "pt"})
+    assert "holds NaN or infinity" in refused(sana=[own(SANA)])
+    path.write_bytes(path.read_bytes()[:-10])
+    assert "is missing or damaged" in refused(sana=[own(SANA)])
+
+
+def test_negative_features_of_another_width(refused, own: Own) -> None:
+    torch.save(torch.zeros(5, 47), own(SANA) / "negative_prompt_embeds.pth")
+    assert "holds [5, 47]; expected one tensor (length, 48)" in refused(sana=[own(SANA)])
+
+
+def test_a_sana_folder_without_negative_features_is_told(own: Own, published: Path, tmp_path: Path) -> None:
+    (own(SANA) / "negative_prompt_embeds.pth").unlink()
+    files = {"llm": published / "Tar-1.5B", "ta_tok": published / "ta_tok.pth"}
+    report = import_tar(tmp_path / "out", **files, sana=[own(SANA)], dry_run=True)
+    assert "only be drawn with without guidance" in " ".join(report.parts[-1].notes)
+
+
+def test_code_in_a_sana_folder_is_not_run(own: Own, published: Path, tmp_path: Path) -> None:
+    change_json(own(SANA) / "transformer" / "config.json", auto_map={"AutoModel": "own.Own"})
+    (own(SANA) / "transformer" / "own.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")
+    files = {"llm": published / "Tar-1.5B", "ta_tok": published / "ta_tok.pth"}
+    report = import_tar(tmp_path / "out", **files, sana=[own(SANA)])
+    assert "it is neither read nor run" in " ".join(report.parts[-1].notes)
+    assert not (tmp_path / "canary").exists()
+    assert not list((tmp_path / "out").rglob("*.py"))
+    assert "auto_map" not in (tmp_path / "out" / "detok_diffusion" / "transformer" / "config.json").read_text()
+
+
+def test_a_small_disk(refused, published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=9, used=8, free=4000))
+    line = refused(OutputError)
+    assert "MB" in line
+    assert "4 kB free" in line
+
+
+def test_arguments(refused, published: Path, tmp_path: Path) -> None:
+    ar = published / "ar_dtok_lp_256px.pth"
+    assert "needs the VQGAN" in refused(ModelError, ar=[ar])
+    assert "draws 16 pixels a side, and so does detok_ar" in refused(
+        ModelError, ar=[ar, ar], vqgan=published / "vq_ds16_t2i.pt"
+    )
+    assert "dtype is 'fp16'; choose keep, bf16, fp32" in refused(ConfigError, dtype="fp16")
+    assert "there is no file" in refused(ta_tok=tmp_path / "none.pth")
+    assert "config.json is missing" in refused(llm=tmp_path / "none")
+
+
+def test_an_output_that_exists_is_kept(published: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious.txt").write_text("x")
+    with pytest.raises(OutputError, match="exists and is not an empty folder"):
+        import_tar(tmp_path / "out", llm=published / "Tar-1.5B", ta_tok=published / "ta_tok.pth")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious.txt"]
+
+
+def test_damage_is_not_carried_into_a_new_manifest(published: Path, tmp_path: Path) -> None:
+    folder = import_tar(tmp_path / "out", llm=published / "Tar-1.5B", ta_tok=published / "ta_tok.pth").folder
+    weights = next((folder / "ta_tok").glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 64
+    weights.write_bytes(content)
+    with pytest.raises(WeightsError, match="has changed since it was saved"):
+        add_to_model(folder, sana=[published / SANA])
+    with pytest.raises(WeightsError):
+        add_to_model(published / "Tar-1.5B", sana=[published / SANA])
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["tar"], "name one folder: --out for a new model, or --add"),
+        (["tar", "--out", "new", "--add", "old"], "name one folder"),
+        (["tar", "--out", "new"], "a new model needs --llm (a folder) and --ta-tok (a file)"),
+        (["tar", "--add", "old", "--llm", "x", "--sana", "y"], "with --add leave them out"),
+        (["tra", "--out", "new"], "'tra' cannot be imported; there is: tar. Did you mean 'tar'?"),
+        (["tar", "--out", "new", "--llm", "x", "--ta-tok", "y", "--dtype", "fp16"], "fp16"),
+    ],
+)
+def test_the_command_refuses(
+    argv: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch
+) -> None:
+    from opentar.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["import", *argv]) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_imports(published: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import json
+
+    from opentar.cli import main
+
+    files = ["--llm", published / "Tar-1.5B", "--ta-tok", published / "ta_tok.pth"]
+    argv = [str(word) for word in ["import", "tar", *files, "--out", tmp_path / "out", "--name", "Mine"]]
+    assert main([*argv, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "part     language: " in told
+    assert f"would be written {tmp_path / 'out'}: Mine, " in told
+    assert main(argv) == 0
+    assert f"written  {tmp_path / 'out'}: Mine, " in capsys.readouterr().out
+    painters = ["--ar", published / "ar_dtok_lp_256px.pth", "--vqgan", published / "vq_ds16_t2i.pt"]
+    added = [str(word) for word in ["import", "tar", "--add", tmp_path / "out", *painters, "--json"]]
+    assert main(added) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["written"] is True
+    assert [part["part"] for part in values["parts"]] == ["detok_ar"]
