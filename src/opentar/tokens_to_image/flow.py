@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -231,11 +232,12 @@ def _places(side: int, width: int) -> Tensor:
     Large from the start, because the shape of an object hangs on where in it a token lies, not on what it shows.
     """
     quarter = width // 4
-    rates = torch.exp(torch.linspace(math.log(math.pi), math.log(math.pi / (4 * side)), quarter))
-    waves = torch.arange(side)[:, None] * rates
-    line = torch.cat([waves.sin(), waves.cos()], dim=1)
-    grid = torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], dim=-1)
-    return F.pad(grid.flatten(0, 1), (0, width - 4 * quarter))
+    rates = np.geomspace(math.pi, math.pi / (4 * side), quarter)
+    waves = np.arange(side)[:, None] * rates
+    line = np.concatenate([np.sin(waves), np.cos(waves)], axis=1)
+    places = np.zeros((side, side, width), np.float32)
+    places[..., : 2 * quarter], places[..., 2 * quarter : 4 * quarter] = line[:, None], line[None]
+    return torch.tensor(places).flatten(0, 1)
 
 
 def _waves(times_B: Tensor) -> Tensor:
