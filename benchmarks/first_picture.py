@@ -25,20 +25,10 @@ QUESTION = "How many apples are there?"
 LIMITS = {"first": 10.0, "next": 3.0, "answer": 1.0, "peak": 2.0}
 
 
-def peak_gigabytes() -> float:
-    """Peak resident memory of this process in GB; NaN where the system does not tell (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes.
-    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
-
-
 def child(model: str, started: float) -> dict[str, float]:
     """Draw, draw again and ask; seconds of each, the first since `started` (time.time() before the process began)."""
     from opentar import Tar
+    from opentar.core.memory import peak_gigabytes
 
     with tempfile.TemporaryDirectory() as folder:
         tar = Tar.from_pretrained(model)

@@ -284,17 +284,6 @@ def _draw(model: Ours | Published, task: dict[str, Any]) -> Stages:
     return clock.stages
 
 
-def peak_gigabytes() -> float:
-    """Peak resident memory of this process in GB; NaN where the system does not tell (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes.
-    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
-
-
 def tasks_of(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """The tasks that this model can do."""
     from opentar.core.folder import read_config
@@ -369,6 +358,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.child is not None:
         stages = run(args.child["side"], args.folder, args.child)
+        from opentar.core.memory import peak_gigabytes
+
         print(json.dumps({"stages": stages, "peak": peak_gigabytes()}))
         return
     if (args.folder is None) == (not args.tiny):

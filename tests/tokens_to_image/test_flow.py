@@ -105,3 +105,9 @@ def test_more_steps_change_the_result() -> None:
 def test_configs_that_cannot_be_are_named(wrong: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         FlowConfig(**{**SHAPE, **wrong})  # type: ignore[arg-type]
+
+
+def test_shifted_times_lie_nearer_to_noise_and_inside_the_way():
+    plain, shifted = (draw_times(2000, torch.Generator().manual_seed(0), shift=shift) for shift in (1.0, 3.0))
+    assert torch.all(shifted > plain) and float(plain.min()) > 0 and float(shifted.max()) < 1
+    assert float(shifted.median()) == pytest.approx(0.75, abs=0.03)

@@ -66,6 +66,7 @@ def test_the_whole_way_with_a_smoke_recipe(tmp_path: Path) -> None:
 
     scores = train_nano(tmp_path, list(STEPS), recipe="smoke", quiet=True)
     assert set(scores) == set(STEPS)
+    assert scores["bundle"]["megabytes"] <= 20, "the parts have the sizes of the nano recipe, and its bundle a limit"
     tar = Tar.from_pretrained(tmp_path / "bundle" / "model")
     (picture,) = tar.generate("three red apples", seed=3)
     assert picture.size == (128, 128)

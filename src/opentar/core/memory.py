@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from opentar.core.disk import human_bytes
@@ -33,3 +34,14 @@ def check_memory(what: str, needed: int) -> None:
             f"{what} needs {human_bytes(needed)} of memory and {human_bytes(available)} are available; "
             "close other programs or take a larger machine"
         )
+
+
+def peak_gigabytes() -> float:
+    """Peak resident memory of this process so far in GB (1e9 bytes); NaN where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9

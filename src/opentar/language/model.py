@@ -252,13 +252,11 @@ class TarLanguageModel(nn.Module):
         `group`: run so many rows of like length at a time, cut to their longest; same result, less padding computed.
         `by_answer`: the text mean is over answers, so that "yes" counts as much as a long description.
         """
-        rows_of = [torch.arange(len(ids_BT))]
-        if group is not None:
-            places_T = torch.arange(labels_BT.shape[1], device=labels_BT.device)
-            rows_of = list(((labels_BT != IGNORED) * places_T).amax(1).argsort().split(group))
+        places_T = torch.arange(labels_BT.shape[1], device=labels_BT.device)
+        ends_B = ((labels_BT != IGNORED) * places_T).amax(1) + 1
         runs = []
-        for rows in rows_of:
-            length = int((labels_BT[rows] != IGNORED).any(0).nonzero().max()) + 1 if group else labels_BT.shape[1]
+        for rows in ends_B.argsort().split(group or len(ends_B)):
+            length = int(ends_B[rows].max())
             runs.append(self._losses(ids_BT[rows, :length], labels_BT[rows, :length]))
         losses, said, weights = (torch.cat(parts) for parts in zip(*runs, strict=True))
         codes = self.vocab.is_code(said)

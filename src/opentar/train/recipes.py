@@ -58,10 +58,10 @@ class Recipe:
 def nano() -> Recipe:
     """The bundled model: `opentar train nano --out RUN`.
 
-    Measured so far on 2 cores of an AMD EPYC with AVX512-bf16, one core a stage: teacher 35 min (scene_p1 .729),
-    codebook 9 (scene_s1 .518), ta_tok 6 (scene_s1 .536), autoencoder 39 on a contended core (30.6 dB), latent_vq 4,
-    text 25 on a contended core, corpora 8, joint 72 (draw_single .73, read_presence .45). `flow` was stopped at step
-    3,000 of 4,000; `ar` and `tune` have not been trained with these numbers. docs/lab.md says what holds it back.
+    Measured so far on 2 cores of an AMD EPYC with AVX512-bf16, one core a stage, most of them contended, in minutes:
+    teacher 36 (scene_p1 .729), codebook 10 (scene_s1 .518), ta_tok 8 (scene_s1 .536), autoencoder 39 (30.6 dB),
+    latent_vq 4, text 27, corpora 8, joint 73 (draw_single .73, read_presence .45). `flow` was stopped at step 3,000 of
+    4,000 after 23; `ar` and `tune` have not been trained with these numbers. docs/lab.md says what holds it back.
     """
     return Recipe(**_seeing(), **_spelling(), **_painting(), **_speaking())
 

@@ -67,12 +67,14 @@ class CodebookSettings:
     pictures: int = 10_000
     """Pictures whose features are kept."""
     mosaic_share: float = 0.15
+    """How many of them are mosaics."""
     cells: int = 60_000
     """Most object cells that are clustered."""
     lay_rounds: int = 4
     """How often rows are matched with clusters and the projection is fitted to the match."""
     settle_steps: int = 500
     settle_rate: float = 2e-3
+    """Peak learning rate of settling; the other moves have their own."""
     sharpen_steps: int = 450
     sharpen_rate: float = 1e-3
     sharpen_weights: dict[str, float] = field(
@@ -87,7 +89,9 @@ class CodebookSettings:
     scale_shares: tuple[float, ...] = (0.12, 0.6, 0.28)
     """How often a batch of the last move is read at each scale index."""
     score_size: int = 384
+    """Held-out scenes behind a score."""
     seed: int = 23
+    """Of scenes, weights and lots."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def lay_codebook(settings: CodebookSettings, teacher: Path, folder: Path, *, qui
 
 
 class CodebookStart:
-    """The five moves; `run` makes them in order."""
+    """The six moves; `run` makes them in order."""
 
     def __init__(self, settings: CodebookSettings, teacher: Path, journal: Journal) -> None:
         torch.manual_seed(settings.seed)
@@ -234,15 +238,13 @@ class CodebookStart:
     def _settle(self, feats_MD: torch.Tensor, rows_M: torch.Tensor, some: torch.Tensor) -> None:
         """Tune bottleneck and projection until features (M, D) find the rows (M,) of their clusters."""
         quantizer = self.model.quantizer
-        layers = (self.model.encode_task_layer, self.model.in_linear, quantizer)
-        weights = [weight for layer in layers for weight in layer.parameters() if weight.requires_grad]
 
         def loss(step: int) -> torch.Tensor:
             picked = some[torch.randint(len(some), (1024,), generator=self.generator)]
             scores_MK = self._z(feats_MD[picked]) @ quantizer.codebook().T
             return F.cross_entropy(scores_MK / SOFTNESS, rows_M[picked])
 
-        self._minimise("settle", loss, weights, self.settings.settle_steps, self.settings.settle_rate)
+        self._minimise("settle", loss, self._codes_learn(), self.settings.settle_steps, self.settings.settle_rate)
 
     def _sharpen(
         self, feats_MD: torch.Tensor, rows_M: torch.Tensor, labels: dict[str, torch.Tensor], some: torch.Tensor
@@ -271,9 +273,12 @@ class CodebookStart:
             value = torch.where(shows_M > 0, seen, weights_of["ground"] * concept).mean()
             return value + weights_of["cluster"] * F.cross_entropy(scores_MK, rows_M[picked])
 
-        layers = (self.model.encode_task_layer, self.model.in_linear, quantizer)
-        weights = [weight for layer in layers for weight in layer.parameters() if weight.requires_grad]
-        self._minimise("sharpen", loss, weights, self.settings.sharpen_steps, self.settings.sharpen_rate)
+        self._minimise("sharpen", loss, self._codes_learn(), self.settings.sharpen_steps, self.settings.sharpen_rate)
+
+    def _codes_learn(self) -> list[nn.Parameter]:
+        """What decides which row a feature finds: the bottleneck's layers and the codebook's own weights."""
+        layers = (self.model.encode_task_layer, self.model.in_linear, self.model.quantizer)
+        return [weight for layer in layers for weight in layer.parameters() if weight.requires_grad]
 
     @torch.no_grad()
     def _found(self, feats_MD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
