@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from opentar.core.errors import DataError
-from opentar.data.captions import NUMBERS_EN, NUMBERS_ZH, all_captions, article, caption, concept_of, noun_en, plain
+from opentar.data.captions import (
+    NUMBERS_EN,
+    NUMBERS_ZH,
+    all_captions,
+    article,
+    caption,
+    concept_of,
+    noun_en,
+    plain,
+    variants,
+)  # fmt: skip
 from opentar.data.concepts import load_concepts
 from opentar.data.palette import BACKGROUNDS, BACKGROUNDS_ZH, COLOURS, COLOURS_ZH
 from opentar.data.scenes import SceneGenerator
@@ -114,3 +124,14 @@ def test_unknown_language_and_style_are_refused():
         plain(spec, "fr")
     with pytest.raises(DataError, match="unknown caption style 'tiny'"):
         caption(spec, "en", np.random.default_rng(0), style="tiny")
+
+
+def test_ordered_captions_name_the_first_object_first():
+    generator, rng = SceneGenerator("train"), np.random.default_rng(5)
+    for _ in range(20):
+        spec = generator.sample(rng, "two")
+        first, second = (noun_en(concept_of(item)) for item in spec.objects)
+        for style in ("short", "long"):
+            either, ordered = (variants(spec, "en", style, ordered=flag) for flag in (False, True))
+            assert set(ordered) < set(either)
+            assert all(text.lower().index(first.lower()) < text.lower().rindex(second.lower()) for text in ordered)

@@ -18,6 +18,7 @@ from opentar.data.questions import (
     describe,
     popularity,
     presence_question,
+    presence_questions,
     questions,
 )
 from opentar.data.scenes import SceneGenerator
@@ -129,3 +130,15 @@ def test_describe_and_determinism(scenes):
     first = questions(spec, "en", np.random.default_rng(7), describing=True)
     assert first == questions(spec, "en", np.random.default_rng(7), describing=True)
     assert first[-1].kind == "describe"
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_presence_questions_differ_and_are_answered_by_lot(scenes, lang):
+    rng, answers, sizes = np.random.default_rng(2), Counter(), set()
+    for spec in scenes:
+        asked = presence_questions(spec, lang, rng, 2)
+        assert len({qa.question for qa in asked}) == len(asked) == min(2, len({o.concept for o in spec.objects}))
+        answers.update(qa.answer for qa in asked)
+        sizes.add(tuple(qa.answer for qa in asked))
+    assert 0.42 < answers[YES[lang]] / answers.total() < 0.58
+    assert {(YES[lang], YES[lang]), (NO[lang], NO[lang]), (YES[lang], NO[lang])} <= sizes

@@ -8,11 +8,11 @@ from PIL import Image
 
 from opentar.core.errors import DataError
 from opentar.data.concepts import load_concepts
-from opentar.data.layout import GAP, apart
+from opentar.data.layout import GAP, TIDY_LARGE, TIDY_SMALL, apart
 from opentar.data.palette import BACKGROUND_RGB, BACKGROUNDS, COLOUR_INDEX, COLOUR_RGB, OWN_COLOUR, nearest_colour
 from opentar.data.scenes import NO_COUNTING, SHARES, SceneGenerator, SceneSpec, labels, render
 from opentar.data.sheet import contact_sheet, wrap
-from opentar.data.spec import KINDS, relation
+from opentar.data.spec import KINDS, PICTURE, relation
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +201,23 @@ def test_wrap_breaks_words_and_long_words():
     lines = wrap("three red apples on a light blue background", 80, font)
     assert " ".join(lines) == "three red apples on a light blue background"
     assert all(font.getlength(line) <= 80 for line in [*lines, *wrap("x" * 60, 80, font)])
+
+
+def test_tidy_scenes_stand_in_their_slots_and_change_nothing_else():
+    tidy = SceneGenerator("train", tidy=1.0)
+    rng = np.random.default_rng(12)
+    for kind in KINDS:
+        for _ in range(20):
+            spec = tidy.sample(rng, kind)
+            longest = {max(o.box[2] - o.box[0], o.box[3] - o.box[1]) for o in spec.objects}
+            assert longest == {TIDY_LARGE if len(spec.objects) == 1 else TIDY_SMALL}
+            boxes = [o.box for o in spec.objects]
+            assert all(apart(a, b) for n, a in enumerate(boxes) for b in boxes[:n])
+            assert all(x0 >= 0 and y0 >= 0 and x1 <= PICTURE and y1 <= PICTURE for x0, y0, x1, y1 in boxes)
+            if kind in ("two", "attribution"):
+                assert relation(*spec.objects) == "left", "the one that is named first stands on the left"
+    words = {relation(*tidy.sample(rng, "position").objects) for _ in range(60)}
+    assert words == {"left", "right", "above", "below"}
+    assert len({tidy.sample(rng, "two").objects[0].centre[0] for _ in range(9)}) <= 2
+    plain = SceneGenerator("train")
+    assert plain.sample(np.random.default_rng(3)) == SceneGenerator("train", tidy=0.0).sample(np.random.default_rng(3))

@@ -8,7 +8,7 @@ import torch
 
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, WeightsError
-from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
+from opentar.image_to_tokens.ta_tok import TATok, TATokConfig, cell_roles
 from opentar.vocab import Vocab
 
 
@@ -88,3 +88,17 @@ def test_refusals(tokenizer: TATok, pixels: torch.Tensor, tmp_path: Path) -> Non
         tokenizer.decode(torch.zeros(1, 35, dtype=torch.int64))
     with pytest.raises(WeightsError):
         TATok.from_folder(tmp_path / "nowhere")
+
+
+def test_roles_choose_a_linear_layer_by_place(config: TATokConfig, vocab: Vocab, pixels: torch.Tensor) -> None:
+    assert cell_roles(9, 2).tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
+    torch.manual_seed(0)
+    two = TATok(replace(config, roles=2)).eval()
+    feats_BND = two.features(pixels, vocab.scale(1))
+    z_BNC = two.bottleneck(feats_BND)
+    both_BNRC = two.in_linear(two.task_features(feats_BND)).unflatten(-1, (2, -1))
+    for cell, role in enumerate(cell_roles(9, 2).tolist()):
+        assert torch.equal(z_BNC[:, cell], both_BNRC[:, cell, role])
+    assert torch.equal(two.encode(pixels, vocab.scale(1)), two.quantizer.nearest(z_BNC))
+    with pytest.raises(ConfigError, match="roles is 0"):
+        replace(config, roles=0)

@@ -15,8 +15,8 @@ import torch
 from opentar.core.errors import ConfigError, DataError, WeightsError
 from opentar.core.folder import load_part
 from opentar.tokens_to_image.autoencoder import AutoencoderConfig
-from opentar.train.loop import Interrupted, Loop, rate_at
-from opentar.train.stage import Gate, LoopSettings, feed
+from opentar.train.loop import Interrupted, Loop, make_optimizers, rate_at
+from opentar.train.stage import Gate, LoopSettings, Stage, feed
 from opentar.train.stages.autoencoder import AutoencoderSettings, AutoencoderStage
 
 SETTINGS = AutoencoderSettings(
@@ -71,6 +71,56 @@ def test_resume_equals_uninterrupted(
     Loop(AutoencoderStage(SETTINGS), tmp_path, workers=1, quiet=True).run()
     resumed = weights(tmp_path)
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+class TurnedStage(Stage):
+    """Two matrices, one moved by Muon and one by AdamW."""
+
+    name = "turned"
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop = stop
+        self.settings = replace(SETTINGS.loop, ema_decay=0.0, muon=("0.weight",))
+
+    def module(self) -> torch.nn.Module:
+        class Net(torch.nn.Sequential):
+            def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+                return super().forward(batch["x"]).square().mean(), {}
+
+        return Net(torch.nn.Linear(6, 4), torch.nn.Linear(4, 3))
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+        return {"x": torch.from_numpy(rng.normal(size=(size, 6))).float()}
+
+    def before_step(self, module: torch.nn.Module, step: int) -> None:
+        if step == self.stop:
+            crash(module)
+
+    def scores(self, module: torch.nn.Module) -> dict[str, float]:
+        return {}
+
+    def finish(self, module: torch.nn.Module, folder: Path) -> None:
+        self.kept = {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_muon_moves_what_is_named_and_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    straight = TurnedStage()
+    turning, plain = make_optimizers(straight, straight.module())[::-1]
+    assert [tuple(p.shape) for group in turning.param_groups for p in group["params"]] == [(4, 6)]
+    assert sum(len(group["params"]) for group in plain.param_groups) == 3
+    Loop(straight, tmp_path / "straight", workers=0, quiet=True).run()
+    with pytest.raises(MemoryError):
+        Loop(TurnedStage(stop=4), tmp_path / "broken", workers=0, quiet=True).run()
+    resumed = TurnedStage()
+    Loop(resumed, tmp_path / "broken", workers=0, quiet=True).run()
+    assert all(torch.equal(resumed.kept[name], straight.kept[name]) for name in straight.kept)
+    adamw = TurnedStage()
+    adamw.settings = replace(adamw.settings, muon=())
+    Loop(adamw, tmp_path / "adamw", workers=0, quiet=True).run()
+    assert not torch.equal(adamw.kept["0.weight"], straight.kept["0.weight"])
+    straight.settings = replace(straight.settings, muon=("nowhere",))
+    with pytest.raises(ConfigError, match="muon 'nowhere'"):
+        make_optimizers(straight, straight.module())
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, whole: dict[str, torch.Tensor]) -> None:

@@ -6,6 +6,8 @@ draws one of them. A scene of the kind "mosaic" is listed.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from opentar.core.errors import DataError
@@ -118,8 +120,8 @@ def plain(spec: SceneSpec, lang: str = "en", background: bool = True) -> str:
     return f"{BACKGROUNDS_ZH[spec.background]}背景上{'，' if placed else '的'}{said}"
 
 
-def _cores(spec: SceneSpec, lang: str) -> tuple[list[str], bool]:
-    """Ways to say the objects, and whether they are whole clauses in Chinese."""
+def _cores(spec: SceneSpec, lang: str, ordered: bool = False) -> tuple[list[str], bool]:
+    """Ways to say the objects (`ordered`: always the first one first), and whether they are clauses in Chinese."""
     if spec.kind == "position":
         placed = _placed(spec, lang)
         if placed:
@@ -128,8 +130,8 @@ def _cores(spec: SceneSpec, lang: str) -> tuple[list[str], bool]:
     if lang == "zh" and any(o.colour for o in spec.objects):
         said.append(listed(spec, lang, "的"))
     if len(spec.objects) == 2 and not counted(spec):
-        swapped = SceneSpec(kind=spec.kind, background=spec.background, objects=spec.objects[::-1])
-        said.append(listed(swapped, lang))
+        if not ordered:
+            said.append(listed(replace(spec, objects=spec.objects[::-1]), lang))
         if lang == "en":
             said.append(f"{_noun(spec.objects[0], lang)} with {_noun(spec.objects[1], lang)}")
     return said, False
@@ -202,12 +204,17 @@ def _long_zh(spec: SceneSpec, core: str, background: bool, clause: bool) -> list
     return [*(f"{text}，背景是{name}。" for text in said), f"在{name}的背景上，{'' if clause else '有'}{core}。"]
 
 
-def variants(spec: SceneSpec, lang: str = "en", style: str = "short", background: bool = True) -> list[str]:
-    """Every caption of one language, style ("short" or "long") and choice of background, without repeats."""
+def variants(
+    spec: SceneSpec, lang: str = "en", style: str = "short", background: bool = True, ordered: bool = False
+) -> list[str]:
+    """Every caption of one language, style ("short" or "long") and choice of background, without repeats.
+
+    `ordered` names the first object first wherever the caption does not say where they are.
+    """
     check_language(lang)
     if style not in ("short", "long"):
         raise DataError(f"unknown caption style {style!r}: choose short or long")
-    cores, clause = _cores(spec, lang)
+    cores, clause = _cores(spec, lang, ordered)
     said: list[str] = []
     for core in cores:
         if lang == "en":
@@ -223,11 +230,12 @@ def caption(
     rng: np.random.Generator,
     style: str | None = None,
     background: bool | None = None,
+    ordered: bool = False,
 ) -> str:
-    """One caption by lot; `style` None is 70% short, `background` None is named in 60%."""
+    """One caption by lot; `style` None is 70% short, `background` None is named in 60%; `ordered` as in `variants`."""
     style = style or ("short" if rng.random() < 0.7 else "long")
     named = bool(rng.random() < 0.6) if background is None else background
-    said = variants(spec, lang, style, named)
+    said = variants(spec, lang, style, named, ordered)
     return said[int(rng.integers(len(said)))]
 
 

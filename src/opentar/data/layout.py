@@ -104,6 +104,37 @@ def beside(first: Size, second: Size, relation: str, draws: Draws) -> list[Box] 
     return boxes[::-1] if swapped else boxes
 
 
+TIDY_LARGE: int = 92
+"""Longest side of a drawing that has a tidy picture to itself."""
+TIDY_SMALL: int = 52
+"""Longest side where a tidy picture holds more than one: with GAP to spare in half a picture."""
+
+_NEAR, _MIDDLE, _FAR = PICTURE // 4, PICTURE // 2, 3 * PICTURE // 4
+_SLOTS: dict[object, tuple[tuple[int, int], ...]] = {
+    1: ((_MIDDLE, _MIDDLE),),
+    2: ((_NEAR, _MIDDLE), (_FAR, _MIDDLE)),
+    3: ((_MIDDLE, _NEAR), (_NEAR, _FAR), (_FAR, _FAR)),
+    4: ((_NEAR, _NEAR), (_FAR, _NEAR), (_NEAR, _FAR), (_FAR, _FAR)),
+    "left": ((_NEAR, _MIDDLE), (_FAR, _MIDDLE)),
+    "right": ((_FAR, _MIDDLE), (_NEAR, _MIDDLE)),
+    "above": ((_MIDDLE, _NEAR), (_MIDDLE, _FAR)),
+    "below": ((_MIDDLE, _FAR), (_MIDDLE, _NEAR)),
+}
+
+
+def tidy(sizes: Sequence[Size], relation: str | None) -> list[Box]:
+    """The one fixed place of each drawing, by their number or relation: what nano learns to draw.
+
+    A picture in which everything may stand anywhere leaves a small model no time to learn what things look like. The
+    slots are whole cells of the coarsest grid of codes.
+    """
+    boxes = []
+    for (width, height), (x, y) in zip(sizes, _SLOTS[relation or len(sizes)], strict=True):
+        left, top = x - width // 2, y - height // 2
+        boxes.append((left, top, left + width, top + height))
+    return boxes
+
+
 def mosaic_sizes(number: int, draws: Draws) -> tuple[int, int, list[int]]:
     """Rows, columns and the longest side of each of `number` (4..9) drawings."""
     if number == 4:

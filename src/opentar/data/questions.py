@@ -114,6 +114,22 @@ def _presence(spec: SceneSpec, lang: str, draws: Draws) -> list[QA]:
     ]
 
 
+def presence_questions(spec: SceneSpec, lang: str, rng: np.random.Generator, most: int) -> list[QA]:
+    """At most `most` questions about different names, each with "yes" or "no" by its own lot.
+
+    There are no more than names in the picture: a further one could only be "no", and would give itself away.
+    """
+    check_language(lang)
+    draws, asked, found = Draws(rng), set[str](), list[QA]()
+    wanted = min(most, len({o.concept for o in spec.objects}))
+    while len(found) < wanted:
+        one = _presence(spec, lang, draws)[draws.below(2)]
+        if one.question not in asked:
+            asked.add(one.question)
+            found.append(one)
+    return found
+
+
 def _count(spec: SceneSpec, lang: str) -> list[QA]:
     concept, number = concept_of(spec.objects[0]), len(spec.objects)
     if not counted(spec) and (spec.kind != "single" or not concept.countable):

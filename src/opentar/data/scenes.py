@@ -13,7 +13,7 @@ import numpy as np
 
 from opentar.core.errors import DataError
 from opentar.data.concepts import load_concepts
-from opentar.data.layout import Box, Draws, beside, free, grid, mosaic_sizes
+from opentar.data.layout import TIDY_LARGE, TIDY_SMALL, Box, Draws, beside, free, grid, mosaic_sizes, tidy
 from opentar.data.palette import BACKGROUNDS, COLOUR_INDEX, COLOURS
 from opentar.data.render import SpriteBook, book_of, load_book, render
 from opentar.data.spec import KINDS, MOSAIC, RELATIONS, DenseLabels, ObjectSpec, SceneSpec, counted, labels, relation
@@ -53,7 +53,8 @@ class SceneGenerator:
     """Draws scene descriptions of one split.
 
     `split` chooses the combinations; `styles` the drawing styles (default: all of the sprites given, and by default
-    the training styles); `kinds` limits the kinds; `shares` weighs them. Unknown names raise DataError.
+    the training styles); `kinds` limits the kinds; `shares` weighs them; `tidy` is the share of scenes that stand in
+    fixed places instead of anywhere. Unknown names raise DataError.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class SceneGenerator:
         kinds: Sequence[str] | None = None,
         shares: Mapping[str, float] | None = None,
         sprites: SpriteSet | SpriteBook | None = None,
+        tidy: float = 0.0,
     ) -> None:
-        self.split = split
+        self.split, self.tidy = split, tidy
         self.book = load_book("train") if sprites is None else book_of(sprites)
         known = tuple(self.book.sprites.styles)
         self.styles = known if styles is None else tuple(styles)
@@ -176,6 +178,10 @@ class SceneGenerator:
         if not allowed or (ground is not None and ground not in allowed):
             return None
         background = ground or draws.pick(allowed)
+        if self.tidy and draws.unit() < self.tidy:
+            side = TIDY_LARGE if len(choices) == 1 else TIDY_SMALL
+            sizes = [self.book.size(c.concept, c.style, side) for c in choices]
+            return self._scene(kind, background, choices, tidy(sizes, where))
         if len(choices) == 1:
             longest = [draws.step(44, 108)]
         elif kind in ("count", "counted_colour"):

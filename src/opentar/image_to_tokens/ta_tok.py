@@ -9,6 +9,7 @@ Source: arXiv 2506.18898 section 3.1 and the published ta_tok.pth (its names are
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,10 +41,16 @@ class TATokConfig:
     """the feature decoder"""
     task_size: int | None = None
     """width between the two linear layers before the quantizer; None = the encoder's width, as published"""
+    roles: int = 1
+    """What a code says may hang on its cell: row + column modulo this number chooses one of so many last linear layers.
+    With 2, neighbours on a checkerboard can say a name and a colour, so that an unseen pair is two known codes.
+    1 = all cells alike, as published"""
 
     def __post_init__(self) -> None:
         if self.task_size is not None and self.task_size < 1:
             raise ConfigError(f"task_size is {self.task_size}; give a positive number, or leave it out")
+        if self.roles < 1:
+            raise ConfigError(f"roles is {self.roles}; give a positive number")
         if self.decoder.input_size != self.quantizer.width:
             raise ConfigError(
                 f"decoder.input_size {self.decoder.input_size} is not quantizer.width {self.quantizer.width};"
@@ -75,7 +82,7 @@ class TATok(nn.Module):
         task_size = config.task_size or width
         self.encoder = VisionEncoder(config.vision)
         self.encode_task_layer = nn.Sequential(nn.Linear(width, task_size), nn.Tanh())
-        self.in_linear = nn.Linear(task_size, config.quantizer.width)
+        self.in_linear = nn.Linear(task_size, config.quantizer.width * config.roles)
         self.quantizer = TextAlignedQuantizer(config.quantizer)
         self.decoder = FeatureDecoder(config.decoder)
 
@@ -107,7 +114,7 @@ class TATok(nn.Module):
             return tuple(torch.zeros(0, scale.length, dtype=torch.int64) for scale in scales)
         cells_BND = self.encoder(pixels_B3HW)
         pooled = [pool_grid(cells_BND, scale.pool) for scale in scales]
-        return tuple(self.quantizer.nearest(self.in_linear(self.task_features(feats_BND))) for feats_BND in pooled)
+        return tuple(self.quantizer.nearest(self.bottleneck(feats_BND)) for feats_BND in pooled)
 
     def decode(self, codes_BN: torch.Tensor) -> torch.Tensor:
         """Features of codes.
@@ -145,6 +152,16 @@ class TATok(nn.Module):
         """Pooled features after Linear and Tanh, the last ones before the bottleneck, (B, N, task_size)."""
         return self.encode_task_layer(pooled_BND)
 
+    def bottleneck(self, pooled_BND: torch.Tensor) -> torch.Tensor:
+        """Pooled features of square grids -> what the quantizer compares with its rows, (B, N, C)."""
+        z_BNC = self.in_linear(self.task_features(pooled_BND))
+        if self.config.roles == 1:
+            return z_BNC
+        roles_N = cell_roles(pooled_BND.shape[1], self.config.roles).to(z_BNC.device)
+        by_role_BNRC = z_BNC.unflatten(-1, (self.config.roles, -1))
+        chosen_BN1C = roles_N.view(1, -1, 1, 1).expand(len(z_BNC), -1, 1, by_role_BNRC.shape[-1])
+        return by_role_BNRC.gather(2, chosen_BN1C).squeeze(2)
+
     def codebook(self) -> torch.Tensor:
         """(K, C) float32 projected table, normalised where the config says so; computed once in eval mode."""
         return self.quantizer.codebook()
@@ -161,7 +178,7 @@ class TATok(nn.Module):
 
     def train_from_features(self, pooled_BND: torch.Tensor, generator: torch.Generator | None = None) -> TATokOutput:
         """`forward_train` from pooled features that are already there (a frozen encoder's)."""
-        quantized = self.quantizer(self.in_linear(self.task_features(pooled_BND)), generator)
+        quantized = self.quantizer(self.bottleneck(pooled_BND), generator)
         return TATokOutput(
             decoded_BND=self.decoder(quantized.quantized_BNC),
             codes_BN=quantized.codes_BN,
@@ -194,3 +211,9 @@ class TATok(nn.Module):
                 if tensor.is_floating_point() and not wide:
                     state[name] = tensor.to(dtype)
         return assemble(lambda: cls(sizes), state, str(folder))
+
+
+def cell_roles(cells: int, roles: int) -> torch.Tensor:
+    """Role (cells,) int64 of every cell of a square grid, row by row: row + column modulo `roles`."""
+    line_S = torch.arange(math.isqrt(cells))
+    return ((line_S[:, None] + line_S) % roles).flatten()

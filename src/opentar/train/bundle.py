@@ -14,7 +14,7 @@ from opentar.data.palette import BACKGROUNDS, BACKGROUNDS_ZH, COLOURS, COLOURS_Z
 from opentar.data.questions import questions
 from opentar.known_words import KnownWords
 from opentar.language.folder import load_language, save_language
-from opentar.model_folder import ModelConfig, part_files, write_model
+from opentar.model_folder import Defaults, DrawSettings, ModelConfig, part_files, write_model
 from opentar.tokens_to_image.ar import ARDetokenizer
 from opentar.tokens_to_image.flow import FlowDetokenizer
 from opentar.tokens_to_image.vqgan import LatentVQ
@@ -38,13 +38,13 @@ def bundle(recipe: Recipe, out: Path, quiet: bool) -> dict[str, float]:
     """
     work, model = out / "bundle" / "parts", out / "bundle" / "model"
     shutil.rmtree(out / "bundle", ignore_errors=True)
-    results = {name: out / name / "result" for name in ("ta_tok", "tune", "flow", "ar")}
+    results = {name: out / name / "result" for name in ("ta_tok", "tune", "polish", "ar")}
     config, state = load_part(results["ta_tok"] / "ta_tok")
     words = (results["ta_tok"] / "ta_tok" / WORDS).read_bytes()
     save_part(work / "ta_tok", config, state, recipe.storage, {WORDS: words})
     language = load_language(results["tune"] / "language")
     save_language(work / "language", language.model, language.builder, recipe.storage)
-    flow = FlowDetokenizer.from_folder(results["flow"] / "detok")
+    flow = FlowDetokenizer.from_folder(results["polish"] / "detok")
     flow.autoencoder = flow.autoencoder.without_encoder()
     flow.save(work / "detok_diffusion", recipe.storage)
     preview = ARDetokenizer.from_folder(results["ar"] / "detok")
@@ -52,7 +52,15 @@ def bundle(recipe: Recipe, out: Path, quiet: bool) -> dict[str, float]:
     preview.canvas = preview.canvas.without_encoder()
     preview.save(work / "detok_ar", recipe.storage)
     parts = {name: work / name for name in ("ta_tok", "language", "detok_diffusion", "detok_ar")}
-    settings = ModelConfig(name="nano", parts=tuple(parts), known_words=known_words(), licence=LICENCE, data=DATA)
+    defaults = Defaults(draw=DrawSettings(scale=recipe.joint.shown_scale))
+    settings = ModelConfig(
+        name="nano",
+        parts=tuple(parts),
+        defaults=defaults,
+        known_words=known_words(),
+        licence=LICENCE,
+        data=DATA,
+    )
     write_model(model, settings, parts)
     shutil.rmtree(work)
     return {"megabytes": sum(size for _, size in part_files(model)) / 1e6}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +17,37 @@ KEEP = 2
 """Checkpoints kept: the newest, and one behind it in case the newest is damaged."""
 
 
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Optimizer moments as named tensors, `<index of the parameter>.<moment>`."""
+def flatten_optimizers(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    """Moments as named tensors, `optim<which>.<index of the parameter>.<moment>`."""
     flat = {}
-    for index, moments in optimizer.state_dict()["state"].items():
-        for name, value in moments.items():
-            flat[f"{index}.{name}"] = value if isinstance(value, torch.Tensor) else torch.tensor(value)
+    for which, optimizer in enumerate(optimizers):
+        for index, moments in optimizer.state_dict()["state"].items():
+            for name, value in moments.items():
+                flat[f"optim{which}.{index}.{name}"] = value if isinstance(value, torch.Tensor) else torch.tensor(value)
     return flat
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, flat: dict[str, torch.Tensor]) -> None:
-    """Put moments from `flatten_optimizer` back; groups and rates stay those of the running recipe."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in flat.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for parameter, moments in optimizer.state.items():
-        for name, value in moments.items():
-            if value.shape == parameter.shape:
-                # Fused AdamW walks memory in the parameter's own layout (channels last for convolutions): a moment that
-                # lies otherwise would be paired with the wrong weights, silently.
-                moments[name] = torch.empty_like(parameter).copy_(value)
+def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], flat: dict[str, torch.Tensor]) -> None:
+    """Put moments from `flatten_optimizers` back; groups and rates stay those of the running recipe."""
+    for which, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in part(flat, f"optim{which}").items():
+            index, _, name = key.partition(".")
+            state.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for parameter, moments in optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == parameter.shape:
+                    # Fused AdamW walks memory in the parameter's own layout (channels last for convolutions): a moment
+                    # that lies otherwise would be paired with the wrong weights, silently.
+                    moments[name] = torch.empty_like(parameter).copy_(value)
 
 
 def save_checkpoint(
     folder: Path,
     step: int,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     ema: dict[str, torch.Tensor] | None,
     meta: dict[str, Any],
 ) -> Path:
@@ -53,7 +56,7 @@ def save_checkpoint(
     Old ones go only after the new one is whole on disk (`save_part` writes its manifest last and renames the folder).
     """
     state = {f"model.{key}": value for key, value in module.state_dict().items()}
-    state |= {f"optim.{key}": value for key, value in flatten_optimizer(optimizer).items()}
+    state |= flatten_optimizers(optimizers)
     state |= {f"ema.{key}": value for key, value in (ema or {}).items()}
     target = folder / f"step-{step:07d}"
     if target.exists():

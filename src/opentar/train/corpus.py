@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from opentar.core.device import has_bf16_cpu
 from opentar.core.errors import ConfigError, DataError
 from opentar.core.folder import load_part, save_part
 from opentar.data.spec import SceneSpec
@@ -38,6 +39,8 @@ class CorpusSettings:
     """Drawing styles; empty means all training styles."""
     shares: dict[str, float] = field(default_factory=dict)
     """Shares of the kinds; empty means the world's own."""
+    tidy: float = 0.0
+    """How many scenes stand in fixed places."""
     latents: bool = False
     """Keep the autoencoder's latents as well (2 kB a scene)."""
     seed: int = 0
@@ -60,6 +63,8 @@ class Corpus:
     """float32 (scenes, 4, 16, 16) where kept and asked for."""
     styles: tuple[str, ...] | None
     """Drawing styles; None stands for all training styles."""
+    tidy: float = 0.0
+    """How many scenes stand in fixed places."""
 
 
 def write_corpus(
@@ -77,7 +82,7 @@ def write_corpus(
     """
     if settings.latents and autoencoder is None:
         raise ConfigError("a corpus with latents needs the autoencoder; give it, or set latents to false")
-    source = ScenePictures(styles=settings.styles or None, shares=settings.shares or None)
+    source = ScenePictures(styles=settings.styles or None, shares=settings.shares or None, tidy=settings.tidy)
     shards = -(-settings.scenes // settings.shard)
     journal = Journal(folder, folder.name, shards, quiet=quiet)
     used = [torch.zeros(ta_tok.config.quantizer.codebook_size, dtype=torch.int64) for _ in scales]
@@ -116,7 +121,9 @@ def spell(
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=False):
             for scale, codes in zip(scales, ta_tok.encode_scales(pixels, scales), strict=True):
                 rows.setdefault(f"codes{scale.index}", []).append(codes.to(torch.int32))
-            if autoencoder is not None:
+        if autoencoder is not None:
+            # Latents are stored as bfloat16 and learned from in noise; codes are the very ones that reading gives.
+            with torch.autocast(pixels.device.type, torch.bfloat16, enabled=has_bf16_cpu()):
                 rows.setdefault("latents", []).append(autoencoder.encode(to_unit(pictures)).float())
     return {name: torch.cat(parts) for name, parts in rows.items()}
 
@@ -138,4 +145,5 @@ def read_corpus(folder: Path, settings: CorpusSettings, *, latents: bool) -> Cor
         specs=tuple(specs),
         latents=torch.cat([state["latents"] for state in states]) if "latents" in states[0] else None,
         styles=settings.styles or None,
+        tidy=settings.tidy,
     )

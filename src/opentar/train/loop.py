@@ -42,34 +42,44 @@ def rate_at(settings: LoopSettings, step: int) -> float:
     return settings.final_fraction + (1 - settings.final_fraction) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def make_optimizer(stage: Stage, module: nn.Module) -> torch.optim.AdamW:
-    """Fused AdamW; decay on matrices only, ten times the rate on the stage's fast parameters.
+def make_optimizers(stage: Stage, module: nn.Module) -> list[torch.optim.Optimizer]:
+    """Fused AdamW, and Muon beside it where the settings name matrices for it.
 
-    Raises: ConfigError for a fast parameter that the module does not have.
+    Decay on matrices only, ten times the rate on the stage's fast parameters.
+
+    Raises: ConfigError for a fragment of a name that no weight has.
     """
+    settings, fast = stage.settings, stage.fast_parameters()
     names = [name for name, _ in module.named_parameters()]
-    for fragment in stage.fast_parameters():
-        if not any(fragment in name for name in names):
-            raise ConfigError(f"stage {stage.name} names fast parameter {fragment!r}, which no weight is called")
-    settings = stage.settings
+    for what, fragments in (("fast parameter", fast), ("muon", settings.muon)):
+        for fragment in fragments:
+            if not any(fragment in name for name in names):
+                raise ConfigError(f"stage {stage.name} names {what} {fragment!r}, which no weight is called")
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    turned: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            fast = any(fragment in name for fragment in stage.fast_parameters())
-            groups.setdefault((fast, parameter.ndim >= 2), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": settings.learning_rate * (10 if fast else 1),
-                "peak": settings.learning_rate * (10 if fast else 1),
-                "weight_decay": settings.weight_decay if matrix and not fast else 0.0,
-            }
-            for (fast, matrix), parameters in sorted(groups.items())
-        ],
-        betas=(0.9, settings.beta2),
-        fused=True,
-    )
+        quick = any(fragment in name for fragment in fast)
+        if not parameter.requires_grad:
+            continue
+        if parameter.ndim == 2 and not quick and any(fragment in name for fragment in settings.muon):
+            turned.append(parameter)
+        else:
+            groups.setdefault((quick, parameter.ndim >= 2), []).append(parameter)
+    rate, decay = settings.learning_rate, settings.weight_decay
+    adamw = [
+        {
+            "params": parameters,
+            "lr": rate * (10 if quick else 1),
+            "peak": rate * (10 if quick else 1),
+            "weight_decay": decay if matrix and not quick else 0.0,
+        }
+        for (quick, matrix), parameters in sorted(groups.items())
+    ]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(adamw, betas=(0.9, settings.beta2), fused=True)]
+    if turned:
+        muon = [{"params": turned, "peak": rate}]
+        optimizers.append(torch.optim.Muon(muon, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
 
 
 class Loop:
@@ -90,12 +100,12 @@ class Loop:
         self.accelerator = Accelerator(cpu=True, mixed_precision="bf16" if has_bf16_cpu() else "no")
         torch.manual_seed(self.settings.seed)
         module = self.stage.module()
-        optimizer = make_optimizer(self.stage, module)
-        step, ema = self._resume(module, optimizer)
-        prepared, optimizer = self.accelerator.prepare(module, optimizer)
+        optimizers = make_optimizers(self.stage, module)
+        step, ema = self._resume(module, optimizers)
+        prepared, *optimizers = self.accelerator.prepare(module, *optimizers)
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self._steps(module, prepared, optimizer, ema, step)
+            self._steps(module, prepared, optimizers, ema, step)
             return self._finish(module, ema)
         finally:
             for number, handler in handlers.items():
@@ -114,7 +124,7 @@ class Loop:
         return {"stage": self.stage.name, "settings": json.loads(json.dumps(to_dict(recipe)))}
 
     def _resume(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer
+        self, module: nn.Module, optimizers: list[torch.optim.Optimizer]
     ) -> tuple[int, dict[str, torch.Tensor] | None]:
         ema = None
         if self.settings.ema_decay:
@@ -129,19 +139,24 @@ class Loop:
                 "give the settings it was started with, or another --out folder"
             )
         module.load_state_dict(checkpoint.part(state, "model"))
-        checkpoint.restore_optimizer(optimizer, checkpoint.part(state, "optim"))
+        checkpoint.restore_optimizers(optimizers, state)
         self.journal.say(f"resumed at step {meta['step']}")
         return meta["step"], (checkpoint.part(state, "ema") if ema is not None else None)
 
     def _steps(
-        self, module: nn.Module, prepared: nn.Module, optimizer: Any, ema: dict[str, torch.Tensor] | None, start: int
+        self,
+        module: nn.Module,
+        prepared: nn.Module,
+        optimizers: list[Any],
+        ema: dict[str, torch.Tensor] | None,
+        start: int,
     ) -> None:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.bad, began = 0, time.perf_counter()
         module.train()
         with closing(feed(self.stage, start, self.workers, rank, world)) as batches:
             for step, batch in enumerate(batches, start=start):
-                numbers = self._step(module, prepared, optimizer, batch, step)
+                numbers = self._step(module, prepared, optimizers, batch, step)
                 if not self.bad:
                     self._average(module, ema, step)
                 if step % self.settings.log_every == 0 or step + 1 == self.settings.steps:
@@ -149,17 +164,17 @@ class Loop:
                     self.journal.row(
                         step, {key: float(value) for key, value in numbers.items()} | {"samples_per_s": rate}
                     )
-                self._between(module, optimizer, ema, step + 1)
+                self._between(module, optimizers, ema, step + 1)
 
     def _step(
-        self, module: nn.Module, prepared: nn.Module, optimizer: Any, batch: dict[str, torch.Tensor], step: int
+        self, module: nn.Module, prepared: nn.Module, optimizers: list[Any], batch: dict[str, torch.Tensor], step: int
     ) -> dict[str, Any]:
         """One optimizer step; a loss that is not finite changes nothing, too many of them in a row raise DataError."""
         accelerator, settings = self.accelerator, self.settings
         # Every random draw of a step follows from (seed, step): no generator state has to survive a restart.
         torch.manual_seed(settings.seed * 1_000_003 + step * 31 + accelerator.process_index)
         self.stage.before_step(module, step)
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group["peak"] * rate_at(settings, step)
         loss, metrics = prepared({key: value.to(accelerator.device) for key, value in batch.items()})
         accelerator.backward(loss)
@@ -171,9 +186,10 @@ class Loop:
                 f"stage {self.stage.name}: loss or gradient was not finite for {self.bad} steps in a row up to step "
                 f"{step}; lower learning_rate, then start again from the last checkpoint"
             )
-        if not self.bad:
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            if not self.bad:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return {"loss": loss.item(), **metrics, "grad_norm": norm}
 
     def _average(self, module: nn.Module, ema: dict[str, torch.Tensor] | None, step: int) -> None:
@@ -187,11 +203,13 @@ class Loop:
                 else:
                     ema[key].copy_(value)
 
-    def _between(self, module: nn.Module, optimizer: Any, ema: dict[str, torch.Tensor] | None, done: int) -> None:
+    def _between(
+        self, module: nn.Module, optimizers: list[Any], ema: dict[str, torch.Tensor] | None, done: int
+    ) -> None:
         """Checkpoint, samples and scores between two steps; raises Interrupted once a signal came."""
         last = done == self.settings.steps
         if self.accelerator.is_main_process and (done % self.settings.save_every == 0 or last or self.stop_signal):
-            checkpoint.save_checkpoint(self.folder / "checkpoints", done, module, optimizer, ema, self._meta())
+            checkpoint.save_checkpoint(self.folder / "checkpoints", done, module, optimizers, ema, self._meta())
         if self.stop_signal:
             raise Interrupted(self.stop_signal)
         if done % self.settings.sample_every == 0 and not last:

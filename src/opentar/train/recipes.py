@@ -21,7 +21,7 @@ from opentar.train.corpus import CorpusSettings
 from opentar.train.stage import LoopSettings
 from opentar.train.stages.ar import ARSettings
 from opentar.train.stages.autoencoder import AutoencoderSettings
-from opentar.train.stages.codebook import CodebookSettings
+from opentar.train.stages.codebook import CodebookSettings, RoleSettings
 from opentar.train.stages.flow import FlowSettings
 from opentar.train.stages.joint import JointSettings
 from opentar.train.stages.latent_vq import LatentVQSettings
@@ -43,8 +43,10 @@ class Recipe:
     autoencoder: AutoencoderSettings
     latent_vq: LatentVQSettings
     corpus_draw: CorpusSettings
+    corpus_free: CorpusSettings
     corpus_all: CorpusSettings
     flow: FlowSettings
+    polish: FlowSettings
     ar: ARSettings
     text: TextSettings
     joint: JointSettings
@@ -77,15 +79,39 @@ def _seeing() -> dict[str, Any]:
         activation="relu", attention="matmul", front_size=1024,
     )  # fmt: skip
     quantizer = QuantizerConfig(codebook_size=4096, width=256, row_width=384, commitment_weight=0.1)
-    tokenizer = TATokConfig(vision=vision, quantizer=quantizer, decoder=decoder, task_size=1024)
+    tokenizer = TATokConfig(vision=vision, quantizer=quantizer, decoder=decoder, task_size=1024, roles=2)
+    names = RoleSettings(
+        share=0.8,
+        heads={"concept": 1.0, "colour": 0.03, "background": 0.05, "centre": 0.1},
+        tells={"concept": 1.0, "ground": 0.2, "cluster": 0.2},
+    )
+    hues = RoleSettings(
+        share=0.2,
+        heads={"concept": 0.1, "colour": 1.0, "background": 0.4, "centre": 0.1},
+        tells={"concept": 0.1, "colour": 1.0, "ground": 0.1, "background": 0.3, "cluster": 0.2},
+    )
     return {
         "teacher": TeacherSettings(
-            loop=LoopSettings(steps=4000, batch_size=32, learning_rate=1e-3, warmup_steps=200), vision=vision
+            loop=LoopSettings(
+                steps=3400, batch_size=32, learning_rate=2e-3, warmup_steps=200, muon=("encoder.layers.",)
+            ),
+            vision=vision,
         ),
-        "codebook": CodebookSettings(model=tokenizer),
-        "ta_tok": TATokSettings(
-            loop=LoopSettings(steps=900, batch_size=32, learning_rate=1e-4, warmup_steps=60),
+        "codebook": CodebookSettings(
             model=tokenizer,
+            roles=(names, hues),
+            pictures=8_000,
+            tidy=0.3,
+            drawn_share=0.25,
+            drawn_styles=(DRAWING_STYLE,),
+            scales=(1, 2),
+            scale_shares=(0.1, 0.45, 0.45),
+        ),
+        "ta_tok": TATokSettings(
+            loop=LoopSettings(steps=500, batch_size=32, learning_rate=1e-4, warmup_steps=60),
+            model=tokenizer,
+            tidy=0.4,
+            scale_shares=(0.1, 0.45, 0.45),
             learns=("model.decoder.", "painter."),
         ),
     }
@@ -94,36 +120,58 @@ def _seeing() -> dict[str, Any]:
 def _spelling() -> dict[str, Any]:
     """Scenes spelled once; the kinds that are hard to draw have the larger shares."""
     shares = {
-        "single": 0.22, "colour": 0.16, "count": 0.15, "two": 0.16, "position": 0.15, "attribution": 0.10,
+        "single": 0.22, "colour": 0.22, "count": 0.12, "two": 0.15, "position": 0.15, "attribution": 0.08,
         "counted_colour": 0.06,
     }  # fmt: skip
     return {
-        "corpus_draw": CorpusSettings(scenes=24_576, styles=(DRAWING_STYLE,), shares=shares, latents=True, seed=1),
-        "corpus_all": CorpusSettings(scenes=12_288, shares=shares, latents=True, seed=2),
+        "corpus_draw": CorpusSettings(
+            scenes=24_576, styles=(DRAWING_STYLE,), shares=shares, tidy=1.0, latents=True, seed=1
+        ),
+        "corpus_free": CorpusSettings(scenes=8_192, styles=(DRAWING_STYLE,), shares=shares, latents=True, seed=3),
+        "corpus_all": CorpusSettings(scenes=16_384, tidy=0.25, seed=2),
     }
 
 
 def _painting() -> dict[str, Any]:
     """Codes to pictures, in the drawing style only."""
+    flow = FlowSettings(
+        loop=LoopSettings(
+            steps=4000,
+            batch_size=48,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            ema_decay=0.998,
+            muon=("model.blocks.",),
+        ),
+        model=FlowConfig(mlp_size=448),
+        scale_shares=(0.06, 0.3, 0.64),
+        corpus_shares=(0.85, 0.15),
+        time_shift=3.0,
+        object_weight=3.0,
+    )
+    # Large things and new hues are learned last.
+    shares = {
+        "single": 0.26, "colour": 0.34, "count": 0.06, "two": 0.1, "position": 0.12, "attribution": 0.06,
+        "counted_colour": 0.06,
+    }  # fmt: skip
     return {
         "autoencoder": AutoencoderSettings(
             loop=LoopSettings(steps=5000, batch_size=8, learning_rate=2e-3, warmup_steps=100, ema_decay=0.999),
             model=AutoencoderConfig(),
         ),
         "latent_vq": LatentVQSettings(loop=LoopSettings(steps=800, batch_size=8, learning_rate=5e-4)),
-        "flow": FlowSettings(
-            loop=LoopSettings(steps=4000, batch_size=32, learning_rate=1.2e-3, warmup_steps=100, ema_decay=0.998),
-            model=FlowConfig(mlp_size=448),
-            scale_shares=(0.08, 0.68, 0.24),
-            corpus_shares=(1.0, 0.0),
-            time_shift=3.0,
-            object_weight=3.0,
+        "flow": flow,
+        "polish": replace(
+            flow,
+            loop=replace(flow.loop, steps=2000, learning_rate=1.4e-3, warmup_steps=40, ema_decay=0.997),
+            model=replace(flow.model, guidance=2.5),
+            kind_shares=shares,
         ),
         "ar": ARSettings(
-            loop=LoopSettings(steps=600, batch_size=16, learning_rate=1.5e-3, warmup_steps=60),
-            model=ARConfig(hidden_size=192, layers=2, heads=3, mlp_size=512),
-            scale_shares=(0.0, 0.75, 0.25),
-            corpus_shares=(1.0, 0.0),
+            loop=LoopSettings(steps=1000, batch_size=32, learning_rate=2e-3, warmup_steps=60, muon=("model.blocks.",)),
+            model=ARConfig(hidden_size=192, layers=2, heads=3, mlp_size=448),
+            scale_shares=(0.06, 0.3, 0.64),
+            corpus_shares=(0.85, 0.15),
         ),
     }
 
@@ -135,18 +183,41 @@ def _speaking() -> dict[str, Any]:
     )
     return {
         "text": TextSettings(
-            loop=LoopSettings(steps=1200, batch_size=32, learning_rate=1e-3, warmup_steps=100), model=language
+            loop=LoopSettings(
+                steps=800, batch_size=32, learning_rate=1.5e-3, warmup_steps=80, muon=("model.qwen.model.layers.",)
+            ),
+            model=language,
         ),
         "joint": JointSettings(
-            loop=LoopSettings(steps=3000, batch_size=64, learning_rate=1.5e-3, warmup_steps=200), model=language
+            loop=LoopSettings(
+                steps=1500,
+                batch_size=64,
+                learning_rate=2e-3,
+                warmup_steps=120,
+                final_fraction=0.3,
+                muon=("model.qwen.model.layers.",),
+                sample_every=500,
+            ),
+            model=language,
+            task_shares=(0.48, 0.42, 0.1),
+            answers=4,
+            text_weight=0.8,
         ),
         "tune": JointSettings(
-            loop=LoopSettings(steps=4800, batch_size=64, learning_rate=1e-3, warmup_steps=100),
+            loop=LoopSettings(
+                steps=600,
+                batch_size=64,
+                learning_rate=8e-4,
+                warmup_steps=20,
+                muon=("model.qwen.model.layers.",),
+                sample_every=300,
+            ),
             model=language,
-            task_shares=(0.58, 0.4, 0.02),
-            answers=6,
-            text_weight=0.7,
-            by_answer=True,
+            task_shares=(0.4, 0.58, 0.02),
+            read_scales=(0.02, 0.9, 0.08),
+            answers=4,
+            described=0.4,
+            text_weight=1.0,
         ),
     }
 
@@ -162,7 +233,7 @@ def smoke() -> Recipe:
 
     staged = {
         name: replace(getattr(recipe, name), loop=short(getattr(recipe, name).loop))
-        for name in ("teacher", "ta_tok", "autoencoder", "flow", "ar", "text", "joint", "tune")
+        for name in ("teacher", "ta_tok", "autoencoder", "flow", "polish", "ar", "text", "joint", "tune")
     }
     start = replace(
         recipe.codebook,
@@ -181,7 +252,14 @@ def smoke() -> Recipe:
         recipe.latent_vq, loop=short(recipe.latent_vq.loop), pictures=64, rows=2400, rounds=1, codebook_size=2048
     )
     return replace(
-        recipe, **staged, codebook=start, latent_vq=canvas, corpus_draw=corpus, corpus_all=corpus, gated=False
+        recipe,
+        **staged,
+        codebook=start,
+        latent_vq=canvas,
+        corpus_draw=replace(corpus, tidy=1.0),
+        corpus_free=corpus,
+        corpus_all=replace(corpus, latents=False),
+        gated=False,
     )
 
 

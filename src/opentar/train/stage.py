@@ -25,7 +25,7 @@ class LoopSettings:
     batch_size: int
     """Samples a step (over all processes)."""
     learning_rate: float
-    """Peak rate of AdamW."""
+    """Peak rate, of both optimizers."""
     warmup_steps: int = 100
     """Linear warm-up from zero."""
     final_fraction: float = 0.02
@@ -34,6 +34,9 @@ class LoopSettings:
     """Decoupled decay, on matrices only."""
     beta2: float = 0.98
     """Second moment of AdamW; the short runs here like it below 0.999."""
+    muon: tuple[str, ...] = ()
+    """Name fragments of the matrices inside blocks that Muon moves (arXiv 2502.16982, its steps as large as AdamW's);
+    everything else is AdamW's."""
     grad_clip: float = 1.0
     """Largest gradient norm."""
     ema_decay: float = 0.0

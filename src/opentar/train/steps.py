@@ -12,6 +12,7 @@ from opentar.core.folder import load_part, strict_load
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.language.folder import load_language
 from opentar.tokens_to_image.autoencoder import Autoencoder
+from opentar.tokens_to_image.flow import FlowDetokenizer
 from opentar.tokens_to_image.vqgan import LatentVQ
 from opentar.train.bundle import bundle
 from opentar.train.corpus import Corpus, CorpusSettings, read_corpus, write_corpus
@@ -20,7 +21,8 @@ from opentar.train.recipes import Recipe
 from opentar.train.stage import Gate, Stage
 from opentar.train.stages.ar import ARStage
 from opentar.train.stages.autoencoder import AutoencoderStage
-from opentar.train.stages.codebook import lay_codebook, vocab_of
+from opentar.train.stages.cells import vocab_of
+from opentar.train.stages.codebook import lay_codebook
 from opentar.train.stages.flow import FlowStage
 from opentar.train.stages.heads import DenseHeads
 from opentar.train.stages.joint import JointStage
@@ -78,9 +80,13 @@ def canvas_of(out: Path) -> LatentVQ:
 
 
 def corpora_of(recipe: Recipe, out: Path, *, latents: bool) -> list[Corpus]:
-    """Both corpora of a run, the drawing style's first."""
-    named = {"corpus_draw": recipe.corpus_draw, "corpus_all": recipe.corpus_all}
-    return [read_corpus(out / name, settings, latents=latents) for name, settings in named.items()]
+    """The corpora of a run: what is drawn, the drawing style anywhere, all styles; the last one has no latents."""
+    named = {"corpus_draw": recipe.corpus_draw, "corpus_free": recipe.corpus_free, "corpus_all": recipe.corpus_all}
+    return [
+        read_corpus(out / name, settings, latents=latents)
+        for name, settings in named.items()
+        if settings.latents or not latents
+    ]
 
 
 def spelled(name: str, settings: Callable[[Recipe], CorpusSettings]) -> Run:
@@ -102,7 +108,7 @@ def text_stage(recipe: Recipe, out: Path) -> TextStage:
 
 def text_tasks(recipe: Recipe) -> TextTasks:
     """The text -> text samples of both language stages; the same entries are held out of both."""
-    return TextTasks(recipe.text.caption_share, recipe.text.held_out)
+    return TextTasks(recipe.text.caption_share, recipe.text.held_out, recipe.text.question_share)
 
 
 def joint_stage(recipe: Recipe, out: Path) -> JointStage:
@@ -124,6 +130,13 @@ def _joint(recipe: Recipe, out: Path, start: dict[str, Tensor], name: str) -> Jo
     corpora, texts = corpora_of(recipe, out, latents=False), text_tasks(recipe)
     tuned = name == "tune"
     return JointStage(settings, corpora, tokenizer, ta_tok_of(out), heads, texts, start, name=name, knows_codes=tuned)
+
+
+def polish_stage(recipe: Recipe, out: Path) -> FlowStage:
+    """More flow, from its end, with other shares of what is painted."""
+    start = FlowDetokenizer.from_folder(out / "flow" / "result" / "detok").transformer.state_dict()
+    corpora = corpora_of(recipe, out, latents=True)
+    return FlowStage(recipe.polish, corpora, ta_tok_of(out), autoencoder_of(out), start, name="polish")
 
 
 STEPS: dict[str, Step] = {
@@ -161,12 +174,15 @@ STEPS: dict[str, Step] = {
     "corpus_draw": Step(
         run=spelled("corpus_draw", lambda recipe: recipe.corpus_draw), needs=("ta_tok", "autoencoder"), weight=7
     ),
+    "corpus_free": Step(
+        run=spelled("corpus_free", lambda recipe: recipe.corpus_free), needs=("ta_tok", "autoencoder"), weight=7
+    ),
     "corpus_all": Step(
         run=spelled("corpus_all", lambda recipe: recipe.corpus_all), needs=("ta_tok", "autoencoder"), weight=7
     ),
     "joint": Step(
         run=looped(joint_stage),
-        needs=("text", "corpus_draw", "corpus_all"),
+        needs=("text", "corpus_draw", "corpus_free", "corpus_all"),
         gates=(Gate("draw_single", 0.3),),
         weight=6,
     ),
@@ -182,9 +198,15 @@ STEPS: dict[str, Step] = {
                 recipe.flow, corpora_of(recipe, out, latents=True), ta_tok_of(out), autoencoder_of(out)
             )
         ),
-        needs=("corpus_draw", "corpus_all"),
+        needs=("corpus_draw", "corpus_free"),
         gates=(Gate("psnr_s1", 15.0),),
         weight=5,
+    ),
+    "polish": Step(
+        run=looped(polish_stage),
+        needs=("flow",),
+        gates=(Gate("psnr_s1", 16.0),),
+        weight=4,
     ),
     "ar": Step(
         run=looped(
@@ -192,8 +214,8 @@ STEPS: dict[str, Step] = {
                 recipe.ar, corpora_of(recipe, out, latents=True), ta_tok_of(out), canvas_of(out)
             )
         ),
-        needs=("corpus_draw", "corpus_all", "latent_vq"),
+        needs=("corpus_draw", "corpus_free", "latent_vq"),
         weight=3,
     ),
-    "bundle": Step(run=bundle, needs=("tune", "flow", "ar")),
+    "bundle": Step(run=bundle, needs=("tune", "polish", "ar")),
 }

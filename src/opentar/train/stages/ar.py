@@ -27,7 +27,7 @@ class ARSettings:
     scale_shares: tuple[float, ...] = (0.1, 0.65, 0.25)
     """How often a batch comes from codes of each scale index."""
     corpus_shares: tuple[float, ...] = (0.7, 0.3)
-    """How often a sample comes from each corpus: the drawing style, all styles."""
+    """How often a sample comes from each corpus: what is drawn, the drawing style anywhere."""
     drop: float = 0.1
     """Share of samples that learn without their condition (the paper drops a tenth)."""
 

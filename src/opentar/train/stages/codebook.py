@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,24 +28,25 @@ from torch import nn
 
 from opentar.core.errors import ConfigError
 from opentar.core.folder import load_part, strict_load
-from opentar.image_to_tokens.encoder import VisionEncoder, pool_grid
+from opentar.image_to_tokens.encoder import VisionEncoder
 from opentar.image_to_tokens.quantizer import choose_rows
 from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
 from opentar.tokens_to_image.vqgan import fit_kmeans
 from opentar.train.journal import Journal
+from opentar.train.stages.cells import Cells, Kept, vocab_of
 from opentar.train.stages.heads import DenseHeads, normalise
 from opentar.train.stages.pictures import ScenePictures, label_batch, to_unit
 from opentar.train.words import concept_embeddings, excluded_rows, word_table
-from opentar.vocab import Scale, Vocab
+from opentar.vocab import Scale
 
 WORDS = "words.txt"
 """Extra file of the tokenizer's folder: the word piece behind each code, a line each."""
-HEAD_SHARES = {"concept": 1.0, "colour": 0.5, "background": 0.15, "centre": 0.1}
-"""How much each of the teacher's heads has to say about which directions of its features the codes start from."""
 PLAIN = 0.15
 """The same for all directions alike: what no head asks for (shape, style) is needed for drawing."""
 GROUND = 0.1
 """Cells without an object that are looked at beside one with: grounds are most cells and need few codes."""
+ROLE_SIGN = 0.5
+"""How far apart the roles start, as a share of the features' size: rows of one role must not look like another's."""
 OWN_MEAN = 2.0
 """How many cells a cluster's centre counts for where a row's meaning is averaged from the cells that find it."""
 SOFTNESS = 0.05
@@ -60,14 +62,40 @@ READ_WEIGHTS = {"concept": 0.3, "colour": 0.3, "centre": 0.15, "background": 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoleSettings:
+    """What the codes of one role are for (`TATokConfig.roles`)."""
+
+    share: float = 1.0
+    """Share of the codebook's rows."""
+    heads: dict[str, float] = field(
+        default_factory=lambda: {"concept": 1.0, "colour": 0.5, "background": 0.15, "centre": 0.1}
+    )
+    """How much each of the teacher's heads has to say about which directions of its features the codes start from."""
+    tells: dict[str, float] = field(
+        default_factory=lambda: {"concept": 1.0, "colour": 2.0, "ground": 0.2, "background": 0.0, "cluster": 0.2}
+    )
+    """Weights while sharpening, of what a row tells: concept and colour of object cells, "no object" in the others
+    (ground), the picture's background, and its own cluster."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CodebookSettings:
     """The start's recipe. Steps are of 1,024 cells, in the last move of `batch_size` pictures."""
 
     model: TATokConfig
+    roles: tuple[RoleSettings, ...] = (RoleSettings(),)
+    """One for each role of the model."""
     pictures: int = 10_000
     """Pictures whose features are kept."""
     mosaic_share: float = 0.15
     """How many of them are mosaics."""
+    tidy: float = 0.0
+    """How many of the others stand in fixed places."""
+    drawn_share: float = 0.0
+    """How many pictures more, as a share, are tidy ones in `drawn_styles`: what the model will draw."""
+    drawn_styles: tuple[str, ...] = ()
+    scales: tuple[int, ...] = (1,)
+    """Scale indices whose cells are clustered and sharpened."""
     cells: int = 60_000
     """Most object cells that are clustered."""
     lay_rounds: int = 4
@@ -77,10 +105,6 @@ class CodebookSettings:
     """Peak learning rate of settling; the other moves have their own."""
     sharpen_steps: int = 450
     sharpen_rate: float = 1e-3
-    sharpen_weights: dict[str, float] = field(
-        default_factory=lambda: dict(concept=1.0, colour=2.0, ground=0.2, cluster=0.2)
-    )
-    """Of what a row tells about concept and colour of object cells, of "no object" in others, and of its cluster."""
     invert_steps: int = 400
     invert_rate: float = 3e-3
     read_steps: int = 600
@@ -93,25 +117,9 @@ class CodebookSettings:
     seed: int = 23
     """Of scenes, weights and lots."""
 
-
-@dataclass(frozen=True)
-class Kept:
-    """The teacher's features of pictures and their labels."""
-
-    cells: torch.Tensor
-    """bfloat16 (B, N, D) on the base grid, not pooled."""
-    labels: tuple[dict[str, torch.Tensor], ...]
-    """`label_batch` by scale index."""
-
-    def at(self, scale: Scale, rows: torch.Tensor | slice) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """float32 features (B, N, D) and labels of some pictures at a scale."""
-        labels = {name: value[rows] for name, value in self.labels[scale.index].items()}
-        return pool_grid(self.cells[rows].float(), scale.pool), labels
-
-
-def vocab_of(config: TATokConfig) -> Vocab:
-    """The scales of a tokenizer on its own; the number of words plays no part."""
-    return Vocab(text_size=1, codebook_size=config.quantizer.codebook_size, grid_side=config.vision.grid_side)
+    def __post_init__(self) -> None:
+        if len(self.roles) != self.model.roles:
+            raise ConfigError(f"{len(self.roles)} roles are described and the model has {self.model.roles}")
 
 
 def lay_codebook(settings: CodebookSettings, teacher: Path, folder: Path, *, quiet: bool = False) -> dict[str, float]:
@@ -151,21 +159,27 @@ class CodebookStart:
 
     def run(self) -> dict[str, float]:
         """All moves; returns the scores of the decoder's reading."""
-        middle = self.scales[1]
-        kept = self.keep(ScenePictures(mosaic_share=self.settings.mosaic_share), self.settings.pictures)
-        feats, labels = kept.at(middle, slice(None))
-        feats_MD, shows_M = feats.flatten(0, 1), (labels["concept"] >= 0).flatten()
-        some = torch.cat([shows_M.nonzero()[:, 0], few((~shows_M).nonzero()[:, 0], int(GROUND * int(shows_M.sum())))])
-        self._start_bottleneck(feats_MD)
-        rows_M, means_KD = self._lay(feats_MD, shows_M)
-        self._settle(feats_MD, rows_M, some)
-        self._sharpen(feats_MD, rows_M, labels, some)
-        table_KC, found_M = self._found(feats_MD)
-        means_KD, counts_K = mean_rows(found_M, normalise(feats_MD), means_KD)
+        settings = self.settings
+        source = ScenePictures(mosaic_share=settings.mosaic_share, tidy=settings.tidy)
+        kept = self.keep(source, settings.pictures)
+        if settings.drawn_share:
+            drawn = ScenePictures(styles=settings.drawn_styles, tidy=1.0)
+            kept = kept.and_more(self.keep(drawn, round(settings.drawn_share * settings.pictures), settings.seed + 1))
+        cells = Cells.of(kept, [self.scales[index] for index in settings.scales], settings.model.roles)
+        shows, empty = cells.shows_M.nonzero()[:, 0], (~cells.shows_M).nonzero()[:, 0]
+        some = torch.cat([shows, few(empty, int(GROUND * len(shows)))])
+        self._start_bottleneck(cells.feats_MD)
+        rows_M, means_KD = self._lay(cells)
+        self._settle(cells, rows_M, some)
+        self._sharpen(cells, rows_M, some)
+        table_KC, found_M = self._found(cells)
+        means_KD, counts_K = mean_rows(found_M, normalise(cells.feats_MD), means_KD)
         self._invert(table_KC, means_KD, counts_K)
         self._read_grids(kept, table_KC)
-        scores = self.scores(middle)
-        self.journal.row(self.settings.read_steps, {f"score/{key}": value for key, value in scores.items()})
+        scores: dict[str, float] = {}
+        for index in settings.scales:
+            scores |= self.scores(self.scales[index])
+        self.journal.row(settings.read_steps, {f"score/{key}": value for key, value in scores.items()})
         self.journal.close()
         return scores
 
@@ -202,77 +216,105 @@ class CodebookStart:
         first.weight.normal_(std=2.0 * width**-0.5, generator=self.generator).mul_(scale_D)
         first.weight[:width] = torch.diag(scale_D)
         first.bias.copy_(-first.weight @ feats_MD.mean(0))
-        metric_DD = torch.eye(width) * PLAIN
-        for head, share in HEAD_SHARES.items():
-            weight = getattr(self.heads, head).weight.float()
-            weight = weight - weight.mean(0) if len(weight) > 1 else weight
-            product_DD = weight.T @ weight
-            metric_DD += share * product_DD * width / product_DD.trace()
-        values_D, vectors_DD = (part.float() for part in torch.linalg.eigh(metric_DD.double()))
         second.weight.zero_()
-        second.weight[:width, :width] = (vectors_DD * values_D.clamp(min=0).sqrt()).T / scale_D
         second.bias.zero_()
+        codes_wide = self.settings.model.quantizer.width
+        for index, role in enumerate(self.settings.roles):
+            metric_DD = torch.eye(width) * PLAIN
+            for head, share in role.heads.items():
+                weight = getattr(self.heads, head).weight.float()
+                weight = weight - weight.mean(0) if len(weight) > 1 else weight
+                product_DD = weight.T @ weight
+                metric_DD += share * product_DD * width / product_DD.trace()
+            values_D, vectors_DD = (part.float() for part in torch.linalg.eigh(metric_DD.double()))
+            first_row = index * codes_wide
+            second.weight[first_row : first_row + width, :width] = (
+                vectors_DD * values_D.clamp(min=0).sqrt()
+            ).T / scale_D
+        if len(self.settings.roles) > 1:
+            z_MRC = second(self.model.encode_task_layer(feats_MD[:4096])).unflatten(-1, (-1, codes_wide))
+            for index, size in enumerate(z_MRC.norm(dim=-1).mean(0).tolist()):
+                # The directions that are looked at least carry the mark of the role.
+                second.bias[index * codes_wide + index] = ROLE_SIGN * size
 
-    def _z(self, feats_MD: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.model.in_linear(self.model.encode_task_layer(feats_MD)), dim=-1)
+    def _z(self, feats_MD: torch.Tensor, roles_M: torch.Tensor) -> torch.Tensor:
+        z_MRC = self.model.in_linear(self.model.encode_task_layer(feats_MD)).unflatten(
+            -1, (len(self.settings.roles), -1)
+        )
+        return F.normalize(z_MRC[torch.arange(len(roles_M)), roles_M], dim=-1)
 
     @torch.no_grad()
-    def _lay(self, feats_MD: torch.Tensor, shows_M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cluster and lay; returns the row (M,) of each cell's cluster and the mean normalised feature (K, D)."""
-        z_MC = torch.cat([self._z(part) for part in feats_MD.split(8192)])
-        chosen = torch.cat(
-            [
-                few(shows_M.nonzero()[:, 0], self.settings.cells, self.generator),
-                few((~shows_M).nonzero()[:, 0], int(self.settings.cells * GROUND), self.generator),
-            ]
-        )
-        table = self.model.quantizer.embedding.weight
-        centres_KC = F.normalize(fit_kmeans(z_MC[chosen], len(table), self.generator, rounds=6), dim=-1)
-        if isinstance(self.model.quantizer.embedding_proj, nn.Linear):
-            centres_KC = lay_onto(self.model.quantizer.embedding_proj, table, centres_KC, self.settings.lay_rounds)
+    def _lay(self, cells: Cells) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cluster each role and lay; returns the row (M,) of each cell's cluster and its mean feature (K, D)."""
+        blocks = torch.arange(len(cells.roles_M)).split(8192)
+        z_MC = torch.cat([self._z(*cells.some(block)) for block in blocks])
+        quantizer, shares = self.model.quantizer, [role.share for role in self.settings.roles]
+        table = quantizer.embedding.weight
+        edges = [round(len(table) * share / sum(shares)) for share in np.cumsum([0.0, *shares])]
+        centres = []
+        for role, (start, end) in enumerate(pairwise(edges)):
+            most = round(self.settings.cells * (end - start) / len(table))
+            own_M = cells.roles_M == role
+            chosen = torch.cat(
+                [
+                    few((own_M & cells.shows_M).nonzero()[:, 0], most, self.generator),
+                    few((own_M & ~cells.shows_M).nonzero()[:, 0], int(most * GROUND), self.generator),
+                ]
+            )
+            centres.append(fit_kmeans(z_MC[chosen], end - start, self.generator, rounds=6))
+        centres_KC = F.normalize(torch.cat(centres), dim=-1)
+        if isinstance(quantizer.embedding_proj, nn.Linear):
+            centres_KC = lay_onto(quantizer.embedding_proj, table, centres_KC, self.settings.lay_rounds)
         else:
             table.copy_(centres_KC)
         rows_M = torch.cat([(part @ centres_KC.T).argmax(-1) for part in z_MC.split(4096)])
-        return rows_M, mean_rows(rows_M, normalise(feats_MD), torch.zeros(len(table), feats_MD.shape[1]))[0]
+        empty = torch.zeros(len(table), cells.feats_MD.shape[1])
+        return rows_M, mean_rows(rows_M, normalise(cells.feats_MD), empty)[0]
 
-    def _settle(self, feats_MD: torch.Tensor, rows_M: torch.Tensor, some: torch.Tensor) -> None:
-        """Tune bottleneck and projection until features (M, D) find the rows (M,) of their clusters."""
+    def _settle(self, cells: Cells, rows_M: torch.Tensor, some: torch.Tensor) -> None:
+        """Tune bottleneck and projection until cells find the rows (M,) of their clusters."""
         quantizer = self.model.quantizer
 
         def loss(step: int) -> torch.Tensor:
             picked = some[torch.randint(len(some), (1024,), generator=self.generator)]
-            scores_MK = self._z(feats_MD[picked]) @ quantizer.codebook().T
+            scores_MK = self._z(*cells.some(picked)) @ quantizer.codebook().T
             return F.cross_entropy(scores_MK / SOFTNESS, rows_M[picked])
 
         self._minimise("settle", loss, self._codes_learn(), self.settings.settle_steps, self.settings.settle_rate)
 
-    def _sharpen(
-        self, feats_MD: torch.Tensor, rows_M: torch.Tensor, labels: dict[str, torch.Tensor], some: torch.Tensor
-    ) -> None:
-        """Choose rows that tell the labels: the expected surprise (nats) at a cell's concept and colour, given its row.
+    def _sharpen(self, cells: Cells, rows_M: torch.Tensor, some: torch.Tensor) -> None:
+        """Choose rows that tell what their role is to tell: the expected surprise (nats) at a cell's labels, given its
+        row.
 
         What each row tells is counted anew every TOLD_EVERY steps. Clusters knew nothing of labels and spent codes on
         what nobody asks.
         """
-        quantizer, weights_of = self.model.quantizer, self.settings.sharpen_weights
-        concept_M, colour_M = labels["concept"].flatten(), labels["colour"].flatten()
-        told: list[torch.Tensor] = []
+        quantizer, labels = self.model.quantizer, cells.labels
+        weight_R = {
+            name: torch.tensor([role.tells.get(name, 0.0) for role in self.settings.roles])
+            for name in ("concept", "colour", "background", "ground", "cluster")
+        }
+        told: dict[str, torch.Tensor] = {}
 
         def loss(step: int) -> torch.Tensor:
             if step % TOLD_EVERY == 0:
-                found_M = self._found(feats_MD)[1]
-                told[:] = [surprise(found_M, labels_M, len(quantizer.codebook())) for labels_M in (concept_M, colour_M)]
+                found_M = self._found(cells)[1]
+                told.update({name: surprise(found_M, of_M, len(found_codes)) for name, of_M in labels.items()})
             picked = some[torch.randint(len(some), (1024,), generator=self.generator)]
-            scores_MK = self._z(feats_MD[picked]) @ quantizer.codebook().T / SOFTNESS
-            chosen_MK, shows_M = scores_MK.softmax(-1), (concept_M[picked] >= 0).float()
-            concept, colour = (
-                (chosen_MK * told_KL[:, of_M[picked]].T).sum(-1)
-                for told_KL, of_M in zip(told, (concept_M, colour_M), strict=True)
-            )
-            seen = weights_of["concept"] * concept + weights_of["colour"] * colour
-            value = torch.where(shows_M > 0, seen, weights_of["ground"] * concept).mean()
-            return value + weights_of["cluster"] * F.cross_entropy(scores_MK, rows_M[picked])
+            roles_M, shows_M = cells.roles_M[picked], cells.shows_M[picked].float()
+            scores_MK = self._z(*cells.some(picked)) @ quantizer.codebook().T / SOFTNESS
+            chosen_MK = scores_MK.softmax(-1)
+            missed = {name: (chosen_MK * told_KL[:, labels[name][picked]].T).sum(-1) for name, told_KL in told.items()}
+            seen_M = weight_R["concept"][roles_M] * missed["concept"] + weight_R["colour"][roles_M] * missed["colour"]
+            empty_M = weight_R["ground"][roles_M] * missed["concept"]
+            clusters_M = F.cross_entropy(scores_MK, rows_M[picked], reduction="none")
+            return (
+                torch.lerp(empty_M, seen_M, shows_M)
+                + weight_R["background"][roles_M] * missed["background"]
+                + weight_R["cluster"][roles_M] * clusters_M
+            ).mean()
 
+        found_codes = quantizer.embedding.weight
         self._minimise("sharpen", loss, self._codes_learn(), self.settings.sharpen_steps, self.settings.sharpen_rate)
 
     def _codes_learn(self) -> list[nn.Parameter]:
@@ -281,11 +323,11 @@ class CodebookStart:
         return [weight for layer in layers for weight in layer.parameters() if weight.requires_grad]
 
     @torch.no_grad()
-    def _found(self, feats_MD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The table (K, C) as it lies now, and the row (M,) that each feature finds."""
+    def _found(self, cells: Cells) -> tuple[torch.Tensor, torch.Tensor]:
+        """The table (K, C) as it lies now, and the row (M,) that each cell finds."""
         table_KC = self.model.quantizer.codebook().detach().clone()
-        found = [(self._z(part) @ table_KC.T).argmax(-1) for part in feats_MD.split(4096)]
-        return table_KC, torch.cat(found)
+        blocks = torch.arange(len(cells.roles_M)).split(4096)
+        return table_KC, torch.cat([(self._z(*cells.some(block)) @ table_KC.T).argmax(-1) for block in blocks])
 
     def _invert(self, table_KC: torch.Tensor, means_KD: torch.Tensor, counts_K: torch.Tensor) -> None:
         """Teach the decoder's layers before attention what each single row means, rows in use weighed up."""
@@ -315,7 +357,7 @@ class CodebookStart:
             picked = torch.randint(len(kept.cells), (self.settings.batch_size,), generator=self.generator)
             feats_BND, labels = kept.at(scale, picked)
             with torch.no_grad():
-                rows_BNC = table_KC[(self._z(feats_BND) @ table_KC.T).argmax(-1)]
+                rows_BNC = table_KC[self.model.quantizer.nearest(self.model.bottleneck(feats_BND))]
             with torch.autocast("cpu", torch.bfloat16):
                 decoded_BND = self.model.decoder(rows_BNC).float()
             cosine = (1 - F.cosine_similarity(decoded_BND, normalise(feats_BND), dim=-1)).mean()
@@ -348,7 +390,7 @@ class CodebookStart:
         total: dict[str, float] = {}
         for rows in torch.arange(len(kept.cells)).split(64):
             feats_BND, labels = kept.at(scale, rows)
-            codes = self.model.quantizer.nearest(self.model.in_linear(self.model.task_features(feats_BND)))
+            codes = self.model.quantizer.nearest(self.model.bottleneck(feats_BND))
             for prefix, read in (("teacher_", feats_BND), ("", self.model.decode(codes))):
                 counts = self.heads.read(read, labels)
                 total = total | {prefix + k: total.get(prefix + k, 0.0) + float(v) for k, v in counts.items()}

@@ -7,7 +7,7 @@ guidance works. Position cells under an object weigh more: most of a picture is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from opentar.core.folder import strict_load
 from opentar.eval.measures import box_masks
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.tokens_to_image.autoencoder import Autoencoder
@@ -33,7 +34,9 @@ class FlowSettings:
     scale_shares: tuple[float, ...] = (0.2, 0.6, 0.2)
     """How often a batch comes from codes of each scale index."""
     corpus_shares: tuple[float, ...] = (0.6, 0.4)
-    """How often a sample comes from each corpus: the drawing style, all styles."""
+    """How often a sample comes from each corpus: what is drawn, the drawing style anywhere."""
+    kind_shares: dict[str, float] = field(default_factory=dict)
+    """How often a sample is of each kind of scene; empty takes them as the corpora have them."""
     drop: float = 0.1
     """Share of samples that learn without their condition."""
     time_shift: float = 1.0
@@ -71,14 +74,26 @@ class FlowStage(PaintingStage):
     shown_scales = (1, 2)
 
     def __init__(
-        self, settings: FlowSettings, corpora: Sequence[Corpus], ta_tok: TATok, autoencoder: Autoencoder
+        self,
+        settings: FlowSettings,
+        corpora: Sequence[Corpus],
+        ta_tok: TATok,
+        autoencoder: Autoencoder,
+        start: dict[str, torch.Tensor] | None = None,
+        *,
+        name: str = "flow",
     ) -> None:
+        """`start`: weights of a transformer to go on from."""
         super().__init__(corpora, ta_tok)
+        self.name, self.start, self.kind_shares = name, start, settings.kind_shares
         self.recipe, self.settings, self.autoencoder = settings, settings.loop, autoencoder
         self.scale_shares, self.corpus_shares = settings.scale_shares, settings.corpus_shares
 
     def module(self) -> nn.Module:
-        return FlowModule(self.recipe, self.ta_tok)
+        module = FlowModule(self.recipe, self.ta_tok)
+        if self.start is not None:
+            strict_load(module.model, self.start, "the stage before")
+        return module
 
     def fast_parameters(self) -> tuple[str, ...]:
         return ("side_embedding", "no_condition")

@@ -17,7 +17,7 @@ from torch import nn
 from opentar.core.folder import strict_load
 from opentar.data.captions import caption, plain
 from opentar.data.palette import COLOURS
-from opentar.data.questions import QA, describe, questions
+from opentar.data.questions import QA, describe, presence_questions, questions
 from opentar.data.spec import SceneSpec
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.language.folder import save_language
@@ -42,24 +42,32 @@ class JointSettings:
     model: LanguageConfig
     task_shares: tuple[float, float, float] = (0.55, 0.4, 0.05)
     """Share of samples that draw, read, and turn text into text."""
-    scale_shares: tuple[float, ...] = (0.02, 0.75, 0.23)
-    """How often a batch is spelled at each scale index; 144 codes are slow and mostly repeat what 36 say."""
+    draw_scales: tuple[float, ...] = (0.03, 0.17, 0.8)
+    """How often a drawing is spelled at each scale index: 16 codes hold a tidy picture and cost a ninth of 144."""
+    read_scales: tuple[float, ...] = (0.02, 0.58, 0.4)
+    """How often a picture is read at each scale index."""
+    shown_scale: int = 2
+    """Scale index of the drawings that are scored."""
     chinese: float = 0.25
     """Share of samples in Chinese; the rest is English."""
     unconditional: float = 0.08
     """Share of drawings that learn without their text, for guidance."""
-    answers: int = 3
+    answers: int = 5
     """Questions about one picture in a row."""
-    draw_corpus: float = 0.5
-    """Share of reading samples from the corpus of the drawing style; the rest comes from all styles."""
+    presence: int = 2
+    """How many of them, at most, ask whether something is there."""
+    described: float = 0.6
+    """How many conversations hold a description, half of them before the questions, half after."""
+    read_corpora: tuple[float, ...] = (0.2, 0.15, 0.65)
+    """Share of reading samples from each corpus."""
     text_weight: float = 0.5
     """Weight of the mean text loss beside the mean code loss."""
-    by_answer: bool = False
+    by_answer: bool = True
     """Take the mean text loss over answers, not over ids: "yes" then counts as much as a long description."""
 
 
 class JointStage(Stage):
-    """See the module docstring. `corpora`: the drawing style's first, all styles' second."""
+    """See the module docstring. `corpora`: what is drawn first, then what is only read."""
 
     def __init__(
         self,
@@ -90,33 +98,36 @@ class JointStage(Stage):
         return LanguageModule(model, self.recipe.text_weight, self.recipe.by_answer)
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
-        scale = int(rng.choice(3, p=self.recipe.scale_shares))
-        examples = [self._example(rng, scale) for _ in range(size)]
-        return pad_batch(examples, self.prompts.padding)
+        return pad_batch([self._example(rng) for _ in range(size)], self.prompts.padding)
 
-    def _example(self, rng: np.random.Generator, scale: int) -> Example:
+    def _example(self, rng: np.random.Generator) -> Example:
         lang = "zh" if rng.random() < self.recipe.chinese else "en"
         task = int(rng.choice(3, p=self.recipe.task_shares))
         if task == 2:
-            return self.prompts.train_text(*self.texts.sample(rng))
-        corpus = self.corpora[0 if task == 0 or rng.random() < self.recipe.draw_corpus else 1]
+            return self.texts.example(rng, self.prompts)
+        corpus = self.corpora[0 if task == 0 else int(rng.choice(len(self.corpora), p=self.recipe.read_corpora))]
+        scale = int(rng.choice(3, p=self.recipe.draw_scales if task == 0 else self.recipe.read_scales))
         index = int(rng.integers(len(corpus.specs)))
         codes, spec = corpus.codes[scale][index].tolist(), corpus.specs[index]
         if task == 0:
-            text_or_none = None if rng.random() < self.recipe.unconditional else caption(spec, lang, rng)
-            return self.prompts.train_draw(text_or_none, codes)
+            unsaid = rng.random() < self.recipe.unconditional
+            # Tidy pictures have the first object on the left: said in that order, a sentence has one picture.
+            return self.prompts.train_draw(None if unsaid else caption(spec, lang, rng, ordered=True), codes)
         return self.prompts.train_conversation(conversation(codes, self._asked(spec, lang, rng)))
 
     def _asked(self, spec: SceneSpec, lang: str, rng: np.random.Generator) -> list[QA]:
-        """A few questions of different kinds, by lot: of two of one kind the first answer would give the second away.
-
-        A description comes first, before any question could quote from it.
-        """
-        asked = questions(spec, lang, rng)
-        by_kind = {asked[place].kind: asked[place] for place in rng.permutation(len(asked))}
-        chosen = [*by_kind.values(), describe(spec, lang, rng)]
-        order = rng.permutation(len(chosen))[: self.recipe.answers]
-        return sorted((chosen[place] for place in order), key=lambda qa: qa.kind != "describe")
+        """A few questions by lot. But for presence they are of different kinds: of two of one kind the first answer
+        would give the second away. A description comes first or last."""
+        asked = [qa for qa in questions(spec, lang, rng) if qa.kind != "presence"]
+        by_kind = list({asked[place].kind: asked[place] for place in rng.permutation(len(asked))}.values())
+        described = bool(rng.random() < self.recipe.described)
+        chosen = presence_questions(spec, lang, rng, self.recipe.presence)
+        room = max(0, self.recipe.answers - len(chosen) - described)
+        chosen += [by_kind[place] for place in rng.permutation(len(by_kind))[:room]]
+        chosen = [chosen[place] for place in rng.permutation(len(chosen))]
+        if described:
+            chosen.insert(0 if rng.random() < 0.5 else len(chosen), describe(spec, lang, rng))
+        return chosen
 
     def scores(self, module: nn.Module) -> dict[str, float]:
         assert isinstance(module, LanguageModule)
@@ -124,10 +135,10 @@ class JointStage(Stage):
 
     def _drawing_scores(self, model: TarLanguageModel) -> dict[str, float]:
         """Draw held-out scenes and read the codes back with the teacher's heads: names, and names with colours."""
-        scores, scale = {}, model.vocab.scale(1)
+        scores, scale = {}, model.vocab.scale(self.recipe.shown_scale)
         styles = self.corpora[0].styles
         for kind in ("single", "colour", "two"):
-            source = ScenePictures(split="val", styles=styles, kinds=[kind])
+            source = ScenePictures(split="val", styles=styles, kinds=[kind], tidy=self.corpora[0].tidy)
             specs = source.specs(np.random.default_rng(9), max(2, self.settings.score_size // 8))
             prompts = [self.prompts.draw(plain(spec, "en"), scale) for spec in specs]
             codes = draw_codes(model, prompts, scale, seeds=list(range(len(specs))), temperature=0.7, top_p=0.9)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +18,44 @@ from opentar.tokens_to_image.detokenizer import Detokenizer
 from opentar.train.corpus import Corpus, spell
 from opentar.train.stage import Stage
 from opentar.train.stages.autoencoder import decibels
+from opentar.train.stages.cells import vocab_of
 from opentar.train.stages.pictures import ScenePictures, to_pictures, to_unit
-from opentar.train.stages.ta_tok import vocab_of
 
 
 class PaintingStage(Stage):
-    """A stage that learns pictures from codes. `corpora`: the drawing style's first, all styles' second."""
+    """A stage that learns pictures from codes. `corpora`: what is drawn first; scores and samples are of its kind."""
 
     scale_shares: tuple[float, ...]
     """How often a batch comes from codes of each scale index."""
     corpus_shares: tuple[float, ...]
-    """How often a sample comes from each corpus."""
+    """How often a sample comes from each corpus with latents."""
+    kind_shares: Mapping[str, float] | None = None
+    """How often a sample is of each kind of scene; None takes them as they come."""
     shown_scales: tuple[int, ...] = (1,)
     """Scales that are scored and shown."""
 
     def __init__(self, corpora: Sequence[Corpus], ta_tok: TATok) -> None:
         self.corpora, self.ta_tok = corpora, ta_tok
         self.scales = vocab_of(ta_tok.config).scales
+
+    @cached_property
+    def _by_kind(self) -> list[dict[str, list[int]]]:
+        """Indices of the scenes of each kind, by corpus."""
+        found: list[dict[str, list[int]]] = []
+        for corpus in self.corpora:
+            found.append({})
+            for index, spec in enumerate(corpus.specs):
+                found[-1].setdefault(spec.kind, []).append(index)
+        return found
+
+    def _index(self, rng: np.random.Generator, corpus: int) -> int:
+        if not self.kind_shares:
+            return int(rng.integers(len(self.corpora[corpus].specs)))
+        weights = {kind: self.kind_shares.get(kind, 0.0) for kind in self._by_kind[corpus]}
+        total = sum(weights.values())
+        kind = list(weights)[int(rng.choice(len(weights), p=[weight / total for weight in weights.values()]))]
+        rows = self._by_kind[corpus][kind]
+        return rows[int(rng.integers(len(rows)))]
 
     @abc.abstractmethod
     def painter(self, module: nn.Module) -> Detokenizer:
@@ -44,8 +66,8 @@ class PaintingStage(Stage):
         scale = int(rng.choice(len(self.scales), p=self.scale_shares))
         picked = []
         for _ in range(size):
-            corpus = self.corpora[int(rng.choice(len(self.corpora), p=self.corpus_shares))]
-            picked.append((corpus, int(rng.integers(len(corpus.specs)))))
+            number = int(rng.choice(len(self.corpora), p=self.corpus_shares))
+            picked.append((self.corpora[number], self._index(rng, number)))
         codes = torch.stack([corpus.codes[scale][index] for corpus, index in picked])
         latents = torch.stack([corpus.latents[index] for corpus, index in picked if corpus.latents is not None])
         assert len(latents) == size, "a corpus without latents cannot teach painting"
@@ -53,7 +75,7 @@ class PaintingStage(Stage):
 
     def shown(self, module: nn.Module, count: int, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Held-out pictures in the drawing style and what comes back of their codes, both in [-1, 1]."""
-        source = ScenePictures(split="val", styles=self.corpora[0].styles)
+        source = ScenePictures(split="val", styles=self.corpora[0].styles, tidy=self.corpora[0].tidy)
         specs = source.specs(np.random.default_rng(5), count)
         codes = spell(specs, source, self.ta_tok, None, self.scales)[f"codes{scale}"].long()
         made = self.painter(module).decode(self.ta_tok.decode(codes).float(), seed=list(range(count)))

@@ -17,7 +17,8 @@ from opentar.data.spec import SceneSpec, labels
 class ScenePictures:
     """Draws labelled scenes of one split.
 
-    `mosaic_share`: how many pictures are mosaics of many different objects (the densest supervision there is).
+    `mosaic_share`: how many pictures are mosaics of many different objects (the densest supervision there is);
+    `tidy`: how many of the others stand in fixed places.
     """
 
     def __init__(
@@ -29,9 +30,10 @@ class ScenePictures:
         kinds: Sequence[str] | None = None,
         shares: Mapping[str, float] | None = None,
         mosaic_share: float = 0.0,
+        tidy: float = 0.0,
     ) -> None:
         self.split, self.sprite_split, self.styles, self.kinds = split, sprites or "train", styles, kinds
-        self.shares, self.mosaic_share = shares, mosaic_share
+        self.shares, self.mosaic_share, self.tidy = shares, mosaic_share, tidy
 
     @cached_property
     def sprites(self) -> SpriteBook:
@@ -42,7 +44,12 @@ class ScenePictures:
     def generator(self) -> SceneGenerator:
         """Samples scenes that respect the split."""
         return SceneGenerator(
-            self.split, styles=self.styles, kinds=self.kinds, shares=self.shares, sprites=self.sprites
+            self.split,
+            styles=self.styles,
+            kinds=self.kinds,
+            shares=self.shares,
+            sprites=self.sprites,
+            tidy=self.tidy,
         )
 
     def specs(self, rng: np.random.Generator, count: int) -> list[SceneSpec]:

@@ -26,7 +26,8 @@ from opentar.image_to_tokens.encoder import VisionEncoder, pool_grid
 from opentar.image_to_tokens.quantizer import Quantized
 from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
 from opentar.train.stage import LoopSettings, Stage
-from opentar.train.stages.codebook import SOFTNESS, WORDS, few, vocab_of
+from opentar.train.stages.cells import vocab_of
+from opentar.train.stages.codebook import SOFTNESS, WORDS, few
 from opentar.train.stages.heads import DenseHeads, normalise
 from opentar.train.stages.pictures import ScenePictures, label_batch, to_pictures, to_unit
 from opentar.train.words import concept_embeddings
@@ -46,6 +47,8 @@ class TATokSettings:
     loop: LoopSettings
     model: TATokConfig
     mosaic_share: float = 0.15
+    tidy: float = 0.0
+    """How many of the other pictures stand in fixed places."""
     scale_shares: tuple[float, ...] = (0.12, 0.6, 0.28)
     """How often a batch is spelled at each scale index."""
     learns: tuple[str, ...] = ("",)
@@ -159,7 +162,7 @@ class TATokStage(Stage):
 
     def __init__(self, settings: TATokSettings, teacher: Path | None, start: Path | None) -> None:
         self.recipe, self.settings, self.teacher, self.start = settings, settings.loop, teacher, start
-        self.source = ScenePictures(mosaic_share=settings.mosaic_share)
+        self.source = ScenePictures(mosaic_share=settings.mosaic_share, tidy=settings.tidy)
         self.vocab = vocab_of(settings.model)
 
     def module(self) -> nn.Module:

@@ -31,7 +31,9 @@ class TeacherSettings:
 
     loop: LoopSettings
     vision: VisionConfig
-    mosaic_share: float = 0.75
+    mosaic_share: float = 0.7
+    tidy: float = 0.4
+    """How many of the other pictures stand in fixed places, as the drawn ones will."""
     augment: float = 0.2
     weights: dict[str, float] = field(
         default_factory=lambda: {"concept": 1.0, "colour": 0.5, "centre": 0.5, "background": 0.2, "word": 0.3}
@@ -61,7 +63,7 @@ class TeacherStage(Stage):
 
     def __init__(self, settings: TeacherSettings) -> None:
         self.recipe, self.settings = settings, settings.loop
-        self.source = ScenePictures(mosaic_share=settings.mosaic_share)
+        self.source = ScenePictures(mosaic_share=settings.mosaic_share, tidy=settings.tidy)
 
     def module(self) -> nn.Module:
         return TeacherModule(self.recipe, concept_embeddings())
