@@ -279,13 +279,15 @@ class Tar:
     ) -> Image.Image:
         """Spell a picture in codes and paint it again from them: the square that the model sees.
 
-        The arguments are those of `generate`, and `fit` as in `ask`; the language model takes no part.
+        The arguments are those of `generate`, and `fit` as in `ask`; the language model takes no part. `scale` None is
+        the model's default for reading.
 
         Raises:
             ImageError: the picture cannot be read.
             ConfigError, ModelError: a setting out of range, an unknown scale, fit or de-tokenizer.
         """
         check_range("seed", seed, 0, MAX_SEED, whole=True)
+        scale = self.parts.config.defaults.read.scale if scale is None else scale
         settings = self._settings(scale=scale, detok=detok, detok_guidance=detok_guidance, steps=steps)
         self.parts.detokenizer(settings.detok)
         codes_1N = self._encode(image, (self.parts.vocab.scale(settings.scale),), fit)[0]

@@ -61,7 +61,7 @@ def through_autoencoder(tar: Tar, pictures: Sequence[NDArray[np.uint8]]) -> list
     if "diffusion" not in tar.parts.config.detokenizers:
         return None
     autoencoder = getattr(tar.parts.detokenizer("diffusion"), "autoencoder", None)
-    if autoencoder is None:
+    if autoencoder is None or autoencoder.encoder is None:  # a bundle keeps only what paints
         return None
     made = []
     for picture in pictures:
@@ -142,7 +142,7 @@ def link_scores(
         made.append(to_judge(painted))
         if progress is not None:
             progress(done, len(pictures))
-    grid = tar.parts.config.defaults.draw.scale if scale is None else scale
+    grid = tar.parts.config.defaults.read.scale if scale is None else scale
     codes = spell_all(tar, pictures, grid)
     in_use = usage([torch.bincount(codes.flatten(), minlength=tar.parts.vocab.codebook_size)])
     # One scale only, so its number says nothing.

@@ -22,6 +22,8 @@ from opentar.train.recipes import Recipe
 from opentar.train.stages.pictures import ScenePictures
 from opentar.train.stages.ta_tok import WORDS
 
+DRAW = DrawSettings(scale=1, temperature=0.5, detok_guidance=1.7)
+"""How nano draws unless told otherwise: the best on validation prompts (docs/lab.md)."""
 LICENCE = "Apache-2.0 (weights); drawings and texts as NOTICE says"
 DATA = (
     "Scenes of the nano world, drawn from the emoji families noto and noto-v1 (Apache-2.0), twemoji and emojione"
@@ -52,11 +54,10 @@ def bundle(recipe: Recipe, out: Path, quiet: bool) -> dict[str, float]:
     preview.canvas = preview.canvas.without_encoder()
     preview.save(work / "detok_ar", recipe.storage)
     parts = {name: work / name for name in ("ta_tok", "language", "detok_diffusion", "detok_ar")}
-    defaults = Defaults(draw=DrawSettings(scale=recipe.joint.shown_scale))
     settings = ModelConfig(
         name="nano",
         parts=tuple(parts),
-        defaults=defaults,
+        defaults=Defaults(draw=DRAW),
         known_words=known_words(),
         licence=LICENCE,
         data=DATA,

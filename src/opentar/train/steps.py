@@ -141,14 +141,14 @@ def polish_stage(recipe: Recipe, out: Path) -> FlowStage:
 
 STEPS: dict[str, Step] = {
     "teacher": Step(
-        run=looped(lambda recipe, out: TeacherStage(recipe.teacher)), gates=(Gate("scene_p1", 0.6),), weight=9
+        run=looped(lambda recipe, out: TeacherStage(recipe.teacher)), gates=(Gate("scene_p1", 0.85),), weight=9
     ),
     "codebook": Step(
         run=lambda recipe, out, quiet: lay_codebook(
             recipe.codebook, out / "teacher" / "result", out / "codebook", quiet=quiet
         ),
         needs=("teacher",),
-        gates=(Gate("scene_s1", 0.4),),
+        gates=(Gate("scene_s1", 0.7),),
         weight=8,
     ),
     "ta_tok": Step(
@@ -158,7 +158,7 @@ STEPS: dict[str, Step] = {
             )
         ),
         needs=("teacher", "codebook"),
-        gates=(Gate("scene_s1", 0.5),),
+        gates=(Gate("scene_s1", 0.75),),
         weight=8,
     ),
     "autoencoder": Step(
@@ -183,13 +183,13 @@ STEPS: dict[str, Step] = {
     "joint": Step(
         run=looped(joint_stage),
         needs=("text", "corpus_draw", "corpus_free", "corpus_all"),
-        gates=(Gate("draw_single", 0.3),),
+        gates=(Gate("draw_single", 0.7),),
         weight=6,
     ),
     "tune": Step(
         run=looped(tune_stage),
         needs=("joint",),
-        gates=(Gate("draw_single", 0.4), Gate("read_presence", 0.7)),
+        gates=(Gate("draw_single", 0.8), Gate("read_presence", 0.75)),
         weight=5,
     ),
     "flow": Step(
@@ -199,13 +199,13 @@ STEPS: dict[str, Step] = {
             )
         ),
         needs=("corpus_draw", "corpus_free"),
-        gates=(Gate("psnr_s1", 15.0),),
+        gates=(Gate("psnr_s1", 17.0),),
         weight=5,
     ),
     "polish": Step(
         run=looped(polish_stage),
         needs=("flow",),
-        gates=(Gate("psnr_s1", 16.0),),
+        gates=(Gate("psnr_s1", 18.0),),
         weight=4,
     ),
     "ar": Step(
