@@ -86,7 +86,9 @@ def test_start_is_a_tokenizer_with_the_teachers_encoder(start, teacher):
     taught = load_part(teacher / "encoder")[1]
     assert all(torch.equal(value, taught[name]) for name, value in model.encoder.state_dict().items())
     assert len((folder / "words.txt").read_text().splitlines()) == model.config.quantizer.codebook_size
-    assert set(scores) == {f"{who}{what}_s1" for who in ("", "teacher_") for what in ("cell", "colour", "scene")}
+    assert set(scores) == {
+        f"{who}{what}_s{scale}" for who in ("", "teacher_") for what in ("cell", "colour", "scene") for scale in (1, 2)
+    }
     assert all(0 <= value <= 1 for value in scores.values())
 
 
