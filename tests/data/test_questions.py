@@ -16,6 +16,7 @@ from opentar.data.questions import (
     clashes,
     corrupted,
     describe,
+    one_of_each_kind,
     popularity,
     presence_question,
     presence_questions,
@@ -142,3 +143,13 @@ def test_presence_questions_differ_and_are_answered_by_lot(scenes, lang):
         sizes.add(tuple(qa.answer for qa in asked))
     assert 0.42 < answers[YES[lang]] / answers.total() < 0.58
     assert {(YES[lang], YES[lang]), (NO[lang], NO[lang]), (YES[lang], NO[lang])} <= sizes
+
+
+def test_one_question_of_each_kind_and_any_of_them(scenes):
+    rng, seen = np.random.default_rng(3), set()
+    for spec in scenes[:60]:
+        asked = questions(spec, "en", rng)
+        chosen = one_of_each_kind(asked, rng)
+        assert sorted(qa.kind for qa in chosen) == sorted({qa.kind for qa in asked})
+        seen |= {qa.answer for qa in chosen if qa.kind == "presence"}
+    assert seen == {YES["en"], NO["en"]}

@@ -12,8 +12,9 @@ from opentar.core.folder import load_part, save_part
 from opentar.image_to_tokens.encoder import VisionEncoder
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.train import recipes
-from opentar.train.stages.codebook import few, lay_codebook, lay_onto, mean_rows, surprise
+from opentar.train.stages.codebook import lay_codebook
 from opentar.train.stages.heads import DenseHeads
+from opentar.train.stages.laying import few, lay_onto, mean_rows, surprise
 from opentar.train.stages.ta_tok import TATokModule
 from opentar.train.words import concept_embeddings
 

@@ -110,7 +110,7 @@ TIDY_SMALL: int = 52
 """Longest side where a tidy picture holds more than one: with GAP to spare in half a picture."""
 
 _NEAR, _MIDDLE, _FAR = PICTURE // 4, PICTURE // 2, 3 * PICTURE // 4
-_SLOTS: dict[object, tuple[tuple[int, int], ...]] = {
+_SLOTS: dict[int | str, tuple[tuple[int, int], ...]] = {
     1: ((_MIDDLE, _MIDDLE),),
     2: ((_NEAR, _MIDDLE), (_FAR, _MIDDLE)),
     3: ((_MIDDLE, _NEAR), (_NEAR, _FAR), (_FAR, _FAR)),

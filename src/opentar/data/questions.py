@@ -273,6 +273,11 @@ def _matching(spec: SceneSpec, lang: str, draws: Draws) -> list[QA]:
     ]
 
 
+def one_of_each_kind(asked: Sequence[QA], rng: np.random.Generator) -> list[QA]:
+    """One question of each kind, by lot: of two of a kind the first answer would give the second away."""
+    return list({asked[place].kind: asked[place] for place in rng.permutation(len(asked))}.values())
+
+
 _DESCRIBE = {
     "en": ("What is in the picture?", "Describe the picture.", "What does this picture show?"),
     "zh": ("图中有什么？", "描述这幅图。", "这幅图画的是什么？"),

@@ -152,15 +152,20 @@ class TATok(nn.Module):
         """Pooled features after Linear and Tanh, the last ones before the bottleneck, (B, N, task_size)."""
         return self.encode_task_layer(pooled_BND)
 
-    def bottleneck(self, pooled_BND: torch.Tensor) -> torch.Tensor:
-        """Pooled features of square grids -> what the quantizer compares with its rows, (B, N, C)."""
+    def bottleneck(self, pooled_BND: torch.Tensor, roles_N: torch.Tensor | None = None) -> torch.Tensor:
+        """Pooled features -> what the quantizer compares with its rows, (B, N, C).
+
+        Args:
+            pooled_BND: (B, N, D) float.
+            roles_N: (N,) int64, the role of each cell; None stands for square grids, row by row.
+        """
         z_BNC = self.in_linear(self.task_features(pooled_BND))
         if self.config.roles == 1:
             return z_BNC
-        roles_N = cell_roles(pooled_BND.shape[1], self.config.roles).to(z_BNC.device)
+        if roles_N is None:
+            roles_N = cell_roles(pooled_BND.shape[1], self.config.roles)
         by_role_BNRC = z_BNC.unflatten(-1, (self.config.roles, -1))
-        chosen_BN1C = roles_N.view(1, -1, 1, 1).expand(len(z_BNC), -1, 1, by_role_BNRC.shape[-1])
-        return by_role_BNRC.gather(2, chosen_BN1C).squeeze(2)
+        return by_role_BNRC[:, torch.arange(len(roles_N)), roles_N]
 
     def codebook(self) -> torch.Tensor:
         """(K, C) float32 projected table, normalised where the config says so; computed once in eval mode."""

@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from opentar.core.errors import ConfigError
@@ -35,6 +34,7 @@ from opentar.tokens_to_image.vqgan import fit_kmeans
 from opentar.train.journal import Journal
 from opentar.train.stages.cells import Cells, Kept, vocab_of
 from opentar.train.stages.heads import DenseHeads, normalise
+from opentar.train.stages.laying import few, lay_onto, mean_rows, surprise
 from opentar.train.stages.pictures import ScenePictures, label_batch, to_unit
 from opentar.train.words import concept_embeddings, excluded_rows, word_table
 from opentar.vocab import Scale
@@ -42,21 +42,15 @@ from opentar.vocab import Scale
 WORDS = "words.txt"
 """Extra file of the tokenizer's folder: the word piece behind each code, a line each."""
 PLAIN = 0.15
-"""The same for all directions alike: what no head asks for (shape, style) is needed for drawing."""
+"""Weight of all directions alike beside the heads': shape and style, which no head asks for, are drawn too."""
 GROUND = 0.1
 """Cells without an object that are looked at beside one with: grounds are most cells and need few codes."""
 ROLE_SIGN = 0.5
 """How far apart the roles start, as a share of the features' size: rows of one role must not look like another's."""
-OWN_MEAN = 2.0
-"""How many cells a cluster's centre counts for where a row's meaning is averaged from the cells that find it."""
 SOFTNESS = 0.05
 """Temperature of a soft choice of codes by cosine."""
 TOLD_EVERY = 150
 """Steps between counts of what each row tells."""
-PRIOR = 2.0
-"""How many cells the average of all rows counts for in such a count."""
-NONE_WEIGHT = 0.25
-"""Weight of cells without an object in it."""
 READ_WEIGHTS = {"concept": 0.3, "colour": 0.3, "centre": 0.15, "background": 0.1, "word": 0.0}
 """Weights of the teacher's heads beside the cosine while the decoder learns to read grids."""
 
@@ -238,10 +232,7 @@ class CodebookStart:
                 second.bias[index * codes_wide + index] = ROLE_SIGN * size
 
     def _z(self, feats_MD: torch.Tensor, roles_M: torch.Tensor) -> torch.Tensor:
-        z_MRC = self.model.in_linear(self.model.encode_task_layer(feats_MD)).unflatten(
-            -1, (len(self.settings.roles), -1)
-        )
-        return F.normalize(z_MRC[torch.arange(len(roles_M)), roles_M], dim=-1)
+        return F.normalize(self.model.bottleneck(feats_MD[None], roles_M)[0], dim=-1)
 
     @torch.no_grad()
     def _lay(self, cells: Cells) -> tuple[torch.Tensor, torch.Tensor]:
@@ -289,7 +280,7 @@ class CodebookStart:
         What each row tells is counted anew every TOLD_EVERY steps. Clusters knew nothing of labels and spent codes on
         what nobody asks.
         """
-        quantizer, labels = self.model.quantizer, cells.labels
+        quantizer, labels, codes = self.model.quantizer, cells.labels, self.settings.model.quantizer.codebook_size
         weight_R = {
             name: torch.tensor([role.tells.get(name, 0.0) for role in self.settings.roles])
             for name in ("concept", "colour", "background", "ground", "cluster")
@@ -299,7 +290,7 @@ class CodebookStart:
         def loss(step: int) -> torch.Tensor:
             if step % TOLD_EVERY == 0:
                 found_M = self._found(cells)[1]
-                told.update({name: surprise(found_M, of_M, len(found_codes)) for name, of_M in labels.items()})
+                told.update({name: surprise(found_M, of_M, codes) for name, of_M in labels.items()})
             picked = some[torch.randint(len(some), (1024,), generator=self.generator)]
             roles_M, shows_M = cells.roles_M[picked], cells.shows_M[picked].float()
             scores_MK = self._z(*cells.some(picked)) @ quantizer.codebook().T / SOFTNESS
@@ -314,7 +305,6 @@ class CodebookStart:
                 + weight_R["cluster"][roles_M] * clusters_M
             ).mean()
 
-        found_codes = quantizer.embedding.weight
         self._minimise("sharpen", loss, self._codes_learn(), self.settings.sharpen_steps, self.settings.sharpen_rate)
 
     def _codes_learn(self) -> list[nn.Parameter]:
@@ -402,61 +392,3 @@ class CodebookStart:
                 ("cell", "concept", "cells"), ("colour", "colour", "cells"), ("scene", "scene", "scenes"),
             )
         }  # fmt: skip
-
-
-@torch.no_grad()
-def surprise(rows_M: torch.Tensor, labels_M: torch.Tensor, codes: int) -> torch.Tensor:
-    """-log p(label | row), float32 (K, L + 1): the last column is label -1, "none". Rows are drawn towards the mean."""
-    kinds = int(labels_M.max()) + 2
-    counts_KL = torch.zeros(codes, kinds)
-    weight_M = torch.where(labels_M >= 0, 1.0, NONE_WEIGHT)
-    counts_KL.index_put_((rows_M, labels_M % kinds), weight_M, accumulate=True)
-    prior_L = counts_KL.sum(0) / counts_KL.sum()
-    return -((counts_KL + PRIOR * prior_L) / (counts_KL.sum(1, keepdim=True) + PRIOR)).log()
-
-
-def few(rows_M: torch.Tensor, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """At most `count` of the rows, by lot."""
-    return rows_M[torch.randperm(len(rows_M), generator=generator)[:count].to(rows_M.device)]
-
-
-def mean_rows(
-    rows_M: torch.Tensor, feats_MD: torch.Tensor, prior_KD: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean feature (K, D) of the cells of each row, drawn towards `prior_KD` where cells are few, and their number."""
-    sums_KD = torch.zeros_like(prior_KD).index_add_(0, rows_M, feats_MD)
-    counts_K = torch.bincount(rows_M, minlength=len(prior_KD)).float()
-    return (sums_KD + OWN_MEAN * prior_KD) / (counts_K + OWN_MEAN).unsqueeze(-1), counts_K
-
-
-@torch.no_grad()
-def lay_onto(projection: nn.Linear, rows_KE: torch.Tensor, centres_KC: torch.Tensor, rounds: int) -> torch.Tensor:
-    """Set `projection` so that the projected rows lie close to the centres; returns the centre (K, C) of each row.
-
-    Which row goes where is free: rows and centres are first spread alike, then matched one to one (least squared
-    distance) and the projection is fitted to the match, in turns. In float64: the last bits of a solver change with
-    the place of its memory, and a start must repeat.
-    """
-    rows_KE, centres_KC = rows_KE.double(), centres_KC.double()
-    mean_E, from_rows_E, rows_EE = spectrum(rows_KE)
-    mean_C, to_centres_C, centres_CC = spectrum(centres_KC)
-    width = min(len(from_rows_E), len(to_centres_C))
-    gains = (to_centres_C[:width] / from_rows_E[:width].clamp(min=1e-6 * float(from_rows_E[0]))).sqrt()
-    weight_CE = (centres_CC[:, :width] * gains) @ rows_EE[:, :width].T
-    bias_C = mean_C - weight_CE @ mean_E
-    with_one = torch.cat([rows_KE, rows_KE.new_ones(len(rows_KE), 1)], dim=1)
-    for _ in range(rounds):
-        laid_KC = rows_KE @ weight_CE.T + bias_C
-        _, match = linear_sum_assignment(torch.cdist(laid_KC, centres_KC).square().numpy())
-        solution = torch.linalg.lstsq(with_one, centres_KC[torch.from_numpy(match)]).solution
-        weight_CE, bias_C = solution[:-1].T, solution[-1]
-    projection.weight.copy_(weight_CE)
-    projection.bias.copy_(bias_C)
-    return centres_KC[torch.from_numpy(match)].float()
-
-
-def spectrum(rows_MD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean (D,), variances (D,) from the largest down and their directions (D, D), a column each."""
-    mean_D = rows_MD.mean(0)
-    values_D, vectors_DD = torch.linalg.eigh(torch.cov((rows_MD - mean_D).T))
-    return mean_D, values_D.flip(0).clamp(min=0), vectors_DD.flip(1)

@@ -17,19 +17,19 @@ from torch import nn
 from opentar.core.folder import strict_load
 from opentar.data.captions import caption, plain
 from opentar.data.palette import COLOURS
-from opentar.data.questions import QA, describe, presence_questions, questions
+from opentar.data.questions import QA, describe, one_of_each_kind, presence_questions, questions
 from opentar.data.spec import SceneSpec
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.language.folder import save_language
 from opentar.language.generate import draw_codes, generate_text
 from opentar.language.model import LanguageConfig, TarLanguageModel
-from opentar.language.prompt import PromptBuilder, Shown, Turn
+from opentar.language.prompt import PromptBuilder, Shown
 from opentar.language.tokenizer import TextTokenizer
 from opentar.train.corpus import Corpus, spell
 from opentar.train.stage import LoopSettings, Stage
 from opentar.train.stages.heads import DenseHeads
 from opentar.train.stages.pictures import ScenePictures
-from opentar.train.stages.text import LanguageModule, TextTasks, pad_batch
+from opentar.train.stages.text import LanguageModule, TextTasks, conversation, pad_batch
 
 Example = tuple[list[int], list[int]]
 
@@ -113,13 +113,12 @@ class JointStage(Stage):
             unsaid = rng.random() < self.recipe.unconditional
             # Tidy pictures have the first object on the left: said in that order, a sentence has one picture.
             return self.prompts.train_draw(None if unsaid else caption(spec, lang, rng, ordered=True), codes)
-        return self.prompts.train_conversation(conversation(codes, self._asked(spec, lang, rng)))
+        return self.prompts.train_conversation(conversation(Shown(codes), self._asked(spec, lang, rng)))
 
     def _asked(self, spec: SceneSpec, lang: str, rng: np.random.Generator) -> list[QA]:
-        """A few questions by lot. But for presence they are of different kinds: of two of one kind the first answer
-        would give the second away. A description comes first or last."""
+        """A few questions by lot, but for presence of different kinds; a description comes first or last."""
         asked = [qa for qa in questions(spec, lang, rng) if qa.kind != "presence"]
-        by_kind = list({asked[place].kind: asked[place] for place in rng.permutation(len(asked))}.values())
+        by_kind = one_of_each_kind(asked, rng)
         described = bool(rng.random() < self.recipe.described)
         chosen = presence_questions(spec, lang, rng, self.recipe.presence)
         room = max(0, self.recipe.answers - len(chosen) - described)
@@ -180,15 +179,6 @@ class JointStage(Stage):
     def finish(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, LanguageModule)
         save_language(folder / "language", module.model, self.prompts)
-
-
-def conversation(codes: Sequence[int], asked: Sequence[QA]) -> list[Turn]:
-    """One picture and several questions about it; the picture stands before the first question only."""
-    turns = []
-    for place, qa in enumerate(asked):
-        parts = (Shown(codes), "\n" + qa.question) if place == 0 else (qa.question,)
-        turns += [Turn("user", parts), Turn("assistant", (qa.answer,))]
-    return turns
 
 
 def said_right(heads: DenseHeads, feats_1ND: torch.Tensor, spec: SceneSpec) -> bool:

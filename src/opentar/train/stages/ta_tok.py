@@ -27,8 +27,9 @@ from opentar.image_to_tokens.quantizer import Quantized
 from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
 from opentar.train.stage import LoopSettings, Stage
 from opentar.train.stages.cells import vocab_of
-from opentar.train.stages.codebook import SOFTNESS, WORDS, few
+from opentar.train.stages.codebook import SOFTNESS, WORDS
 from opentar.train.stages.heads import DenseHeads, normalise
+from opentar.train.stages.laying import few
 from opentar.train.stages.pictures import ScenePictures, label_batch, to_pictures, to_unit
 from opentar.train.words import concept_embeddings
 

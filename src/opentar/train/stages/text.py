@@ -7,7 +7,7 @@ translations, and questions about a scene that a caption tells; the byte-level B
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from torch import nn
 from opentar.core.config import to_dict
 from opentar.core.folder import save_part
 from opentar.data.captions import caption, plain
-from opentar.data.questions import QA, presence_questions, questions
+from opentar.data.questions import QA, one_of_each_kind, presence_questions, questions
 from opentar.data.spec import SceneSpec
 from opentar.data.texts import TextPair, load_texts, raw_strings, tasks_of, text_task
 from opentar.language.generate import generate_text
 from opentar.language.model import LanguageConfig, TarLanguageModel
-from opentar.language.prompt import PromptBuilder, Turn
+from opentar.language.prompt import PromptBuilder, Shown, Turn
 from opentar.language.tokenizer import TextTokenizer, train_bpe
 from opentar.train.stage import LoopSettings, Stage
 from opentar.train.stages.pictures import ScenePictures
@@ -95,11 +95,7 @@ class TextTasks:
             return prompts.train_text(*self.sample(rng))
         lang = "zh" if rng.random() < CHINESE else "en"
         told, asked = told_questions(self.source.generator.sample(rng), lang, rng)
-        turns = []
-        for place, qa in enumerate(asked):
-            said = f"{told}\n{qa.question}" if place == 0 else qa.question
-            turns += [Turn("user", (said,)), Turn("assistant", (qa.answer,))]
-        return prompts.train_conversation(turns)
+        return prompts.train_conversation(conversation(told, asked))
 
     def sample(self, rng: np.random.Generator) -> tuple[str, str]:
         """One (prompt, answer) that is no question about a scene."""
@@ -122,9 +118,18 @@ def told_questions(spec: SceneSpec, lang: str, rng: np.random.Generator) -> tupl
     told = caption(spec, lang, rng, background=background)
     unsaid = {"presence", *([] if background else ["background"]), *([] if spec.kind == "position" else ["position"])}
     asked = [qa for qa in questions(spec, lang, rng) if qa.kind not in unsaid]
-    by_kind = list({asked[place].kind: asked[place] for place in rng.permutation(len(asked))}.values())
+    by_kind = one_of_each_kind(asked, rng)
     chosen = [*presence_questions(spec, lang, rng, 2), *by_kind]
     return told, [chosen[place] for place in rng.permutation(len(chosen))[:ANSWERS]]
+
+
+def conversation(shown: str | Shown, asked: Sequence[QA]) -> list[Turn]:
+    """A caption or a picture and several questions about it; it stands before the first question only."""
+    turns = []
+    for place, qa in enumerate(asked):
+        parts = (shown, "\n" + qa.question) if place == 0 else (qa.question,)
+        turns += [Turn("user", parts), Turn("assistant", (qa.answer,))]
+    return turns
 
 
 def any_task(text: TextPair, rng: np.random.Generator) -> tuple[str, str]:
