@@ -1,4 +1,4 @@
-"""Samples for the de-tokenizers: corpora and kinds come as often as the shares say."""
+"""Samples for what paints: corpora come as often as the shares say, rows and tables are the scenes they stand for."""
 
 from collections import Counter
 
@@ -6,8 +6,11 @@ import numpy as np
 import torch
 
 from opentar.data.scenes import SceneGenerator
+from opentar.tokens_to_image.draft import Draft
 from opentar.train import recipes
 from opentar.train.corpus import Corpus
+from opentar.train.stages import draft
+from opentar.train.stages.draft import DraftModule, DraftStage
 from opentar.train.stages.flow import FlowStage
 
 
@@ -24,21 +27,60 @@ def corpus(kinds, seed):
     return Corpus(codes=codes, specs=specs, latents=torch.zeros(len(specs), 4, 16, 16), styles=None)
 
 
-def drawn(settings, size=300):
-    corpora = [corpus(("single", "colour", "two"), 0), corpus(("count",), 1)]
-    stage = FlowStage(settings, corpora, Grid(), None)
-    codes, latents, specs = stage.draw_samples(np.random.default_rng(2), size)
-    assert len(codes) == len(latents) == len(specs) == size
-    return Counter(spec.kind for spec in specs)
+CORPORA = (("single", "colour", "two"), ("count",), ("position",))
 
 
-def test_kinds_come_as_often_as_told():
-    polish = recipes.nano().polish
-    plain = drawn(recipes.nano().flow)
-    assert 0.2 < plain["single"] / 300 < 0.37 and 0.2 < plain["two"] / 300 < 0.37
-    weighed = drawn(polish)
-    shares = polish.kind_shares
-    known = shares["single"] + shares["colour"] + shares["two"]
-    for kind in ("single", "colour", "two"):
-        assert abs(weighed[kind] / (300 - weighed["count"]) - shares[kind] / known) < 0.1
-    assert 0.08 < weighed["count"] / 300 < 0.24, "the second corpus has its own share, and within it what kinds it has"
+def flow_stage():
+    corpora = [corpus(kinds, seed) for seed, kinds in enumerate(CORPORA)]
+    return FlowStage(recipes.nano().flow, corpora, Grid(), None)
+
+
+def test_corpora_come_as_often_as_told():
+    codes, latents, specs = flow_stage().draw_samples(np.random.default_rng(2), 300)
+    assert len(codes) == len(latents) == len(specs) == 300
+    seen = Counter(spec.kind for spec in specs)
+    for kinds, share in zip(CORPORA, recipes.nano().flow.corpus_shares, strict=True):
+        assert abs(sum(seen[kind] for kind in kinds) / 300 - share) < 0.1
+
+
+def test_a_picked_row_of_the_draft_is_the_picked_scene():
+    """The draft looks its samples up in one long table of all corpora."""
+    corpora = [corpus(kinds, seed) for seed, kinds in enumerate(CORPORA)]
+    stage = DraftStage(recipes.nano().draft, corpora, Grid(), None)
+    batch = stage.batch(np.random.default_rng(3), 64)
+    scale, picked = stage.pick(np.random.default_rng(3), 64)
+    scenes = [spec for one in corpora for spec in one.specs]
+    assert int(batch["scale"]) == scale
+    assert [scenes[row] for row in batch["rows"]] == [corpora[number].specs[index] for number, index in picked]
+
+
+class Spelling(torch.nn.Module):
+    """A tokenizer whose features say which codes they come from."""
+
+    config = Grid.config
+
+    def decode(self, codes):
+        return codes.unsqueeze(-1).float().expand(-1, -1, 256).contiguous()
+
+
+def test_features_are_the_same_from_the_table_and_decoded_anew(monkeypatch):
+    module = DraftModule(recipes.nano().draft.model, [corpus(("single",), 0), corpus(("two",), 1)], Spelling())
+    module._codes = [torch.randint(0, 256, codes.shape) for codes in module._codes]
+    rows = torch.tensor([3, 11, 0])
+    kept = module.features(1, rows)
+    assert module._tables, "a small grid is decoded once"
+    module._tables.clear()
+    monkeypatch.setattr(draft, "_LARGEST_TABLE", 0)
+    assert torch.equal(module.features(1, rows), kept) and not module._tables
+
+
+def test_the_flow_leaves_its_draft_as_it_was():
+    weights = Draft(recipes.nano().draft.model).state_dict()
+    stage = FlowStage(recipes.nano().flow, [corpus(kinds, 0) for kinds in CORPORA], Grid(), None, weights)
+    stage.ta_tok = Spelling()
+    module = stage.module()
+    assert all(torch.equal(value, weights[name]) for name, value in module.model.draft.state_dict().items())
+    loss, _ = module(stage.batch(np.random.default_rng(0), 2))
+    loss.backward()
+    assert all(weight.grad is None for weight in module.model.draft.parameters())
+    assert module.model.draft_in.weight.grad.any(), "the draft is listened to"

@@ -4,6 +4,7 @@ Between clean latents x0 and noise e the line is x_t = (1 - t) x0 + t e; the net
 sampling walks from t = 1 to 0 with Euler steps. The features of the codes are not attended to: they are resized to
 the latent grid and added to the token at their own place, which learns faster than cross-attention. Time enters as
 PixArt's shared adaLN ("adaLN-single", arXiv 2310.00426, section 2.3): one projection for all, a table a block.
+A :class:`Draft` of the latents may be added beside the features: then only what it lacks is left to be painted.
 
 Legend: B batch, N features, D feature width, C latent channels, h w latent grid, T tokens, W model width.
 """
@@ -35,6 +36,7 @@ from opentar.tokens_to_image.detokenizer import (
     read_settings,
     write_settings,
 )
+from opentar.tokens_to_image.draft import Draft, DraftConfig
 
 _TIME_WAVES = 128
 
@@ -61,6 +63,10 @@ class FlowConfig:
     """Attention heads."""
     mlp_size: int = 1024
     """Hidden width of a block's MLP."""
+    time_size: int = 256
+    """Width of the code of the time."""
+    draft: DraftConfig | None = None
+    """Shape of the draft that is refined; None paints from the features alone."""
     activation: Literal["relu", "gelu"] = "relu"
     """Activation of the MLPs; ReLU trains fastest on a CPU."""
     attention: Literal["matmul", "sdpa"] = "matmul"
@@ -77,6 +83,11 @@ class FlowConfig:
             raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
         if not self.feature_sides or min(self.feature_sides) < 1:
             raise ConfigError(f"feature_sides {self.feature_sides} must name at least one grid side above 0")
+        if self.time_size < 1:
+            raise ConfigError(f"time_size is {self.time_size}; give a positive number")
+        for name in ("feature_size", "latent_channels", "latent_side") if self.draft else ():
+            if getattr(self.draft, name) != getattr(self, name):
+                raise ConfigError(f"{name} is {getattr(self, name)}, but its draft's is {getattr(self.draft, name)}")
         check_steps(self.steps)
         check_guidance(self.guidance)
 
@@ -145,11 +156,14 @@ class FlowTransformer(nn.Module):
         self.features_in = nn.Linear(config.feature_size * cell, width)
         self.side_embedding = nn.Embedding(len(config.feature_sides), width)
         self.no_condition = nn.Parameter(torch.randn(width) * 0.02)
-        self.time_in = nn.Linear(2 * _TIME_WAVES, width)
-        self.time_out = nn.Linear(width, 6 * width)
+        self.draft = Draft(config.draft) if config.draft else None
+        if config.draft:
+            self.draft_in = nn.Linear(config.latent_channels * cell, width)
+        self.time_in = nn.Linear(2 * _TIME_WAVES, config.time_size)
+        self.time_out = nn.Linear(config.time_size, 6 * width)
         self.blocks = nn.ModuleList([FlowBlock(config) for _ in range(config.layers)])
         self.final_modulation = nn.Parameter(torch.zeros(2, width))
-        self.time_final = nn.Linear(width, 2 * width)
+        self.time_final = nn.Linear(config.time_size, 2 * width)
         self.latents_out = nn.Linear(width, config.latent_channels * cell)
         nn.init.normal_(self.side_embedding.weight, std=0.02)
         for layer in (self.time_out, self.time_final, self.latents_out):
@@ -169,11 +183,18 @@ class FlowTransformer(nn.Module):
         grid_BDss = features_BND.transpose(1, 2).unflatten(2, (side, side))
         grid_BDhw = F.interpolate(grid_BDss, size=self.config.latent_side, mode="bilinear", align_corners=False)
         cells_BTE = F.pixel_unshuffle(grid_BDhw, self.config.patch).flatten(2).transpose(1, 2)
-        return self.features_in(cells_BTE) + self.side_embedding.weight[self.config.feature_sides.index(side)]
+        condition_BTW = self.features_in(cells_BTE) + self.side_embedding.weight[self.config.feature_sides.index(side)]
+        if self.draft is None:
+            return condition_BTW
+        return condition_BTW + self.draft_in(self._tokens(self.draft(features_BND)))
+
+    def _tokens(self, latents_BChw: Tensor) -> Tensor:
+        """Latents to one row a token, (B, T, C patch^2)."""
+        return F.pixel_unshuffle(latents_BChw, self.config.patch).flatten(2).transpose(1, 2)
 
     def forward(self, latents_BChw: Tensor, times_B: Tensor, condition_BTW: Tensor | None) -> Tensor:
         """Velocity (B, C, h, w) at times (B,) in [0, 1]; condition None is the learned "no condition"."""
-        tokens_BTE = F.pixel_unshuffle(latents_BChw, self.config.patch).flatten(2).transpose(1, 2)
+        tokens_BTE = self._tokens(latents_BChw)
         added = self.no_condition if condition_BTW is None else condition_BTW
         x_BTW = self.latents_in(tokens_BTE) + self.positions + added
         time_BW = F.silu(self.time_in(_waves(times_B)))

@@ -12,7 +12,6 @@ from opentar.core.folder import load_part, strict_load
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.language.folder import load_language
 from opentar.tokens_to_image.autoencoder import Autoencoder
-from opentar.tokens_to_image.flow import FlowDetokenizer
 from opentar.tokens_to_image.vqgan import LatentVQ
 from opentar.train.bundle import bundle
 from opentar.train.corpus import Corpus, CorpusSettings, read_corpus, write_corpus
@@ -23,6 +22,7 @@ from opentar.train.stages.ar import ARStage
 from opentar.train.stages.autoencoder import AutoencoderStage
 from opentar.train.stages.cells import vocab_of
 from opentar.train.stages.codebook import lay_codebook
+from opentar.train.stages.draft import DraftStage
 from opentar.train.stages.flow import FlowStage
 from opentar.train.stages.heads import DenseHeads
 from opentar.train.stages.joint import JointStage
@@ -132,11 +132,16 @@ def _joint(recipe: Recipe, out: Path, start: dict[str, Tensor], name: str) -> Jo
     return JointStage(settings, corpora, tokenizer, ta_tok_of(out), heads, texts, start, name=name, knows_codes=tuned)
 
 
-def polish_stage(recipe: Recipe, out: Path) -> FlowStage:
-    """More flow, from its end, with other shares of what is painted."""
-    start = FlowDetokenizer.from_folder(out / "flow" / "result" / "detok").transformer.state_dict()
-    corpora = corpora_of(recipe, out, latents=True)
-    return FlowStage(recipe.polish, corpora, ta_tok_of(out), autoencoder_of(out), start, name="polish")
+def painted_of(recipe: Recipe, out: Path) -> list[Corpus]:
+    """What the diffusion de-tokenizer learns from: what is drawn, more of the same, the drawing style anywhere."""
+    draw, free = corpora_of(recipe, out, latents=True)
+    return [draw, read_corpus(out / "corpus_paint", recipe.corpus_paint, latents=True), free]
+
+
+def flow_stage(recipe: Recipe, out: Path) -> FlowStage:
+    """The flow over its finished draft."""
+    draft = load_part(out / "draft" / "result" / "draft")[1]
+    return FlowStage(recipe.flow, painted_of(recipe, out), ta_tok_of(out), autoencoder_of(out), draft)
 
 
 STEPS: dict[str, Step] = {
@@ -180,6 +185,9 @@ STEPS: dict[str, Step] = {
     "corpus_all": Step(
         run=spelled("corpus_all", lambda recipe: recipe.corpus_all), needs=("ta_tok", "autoencoder"), weight=7
     ),
+    "corpus_paint": Step(
+        run=spelled("corpus_paint", lambda recipe: recipe.corpus_paint), needs=("ta_tok", "autoencoder"), weight=7
+    ),
     "joint": Step(
         run=looped(joint_stage),
         needs=("text", "corpus_draw", "corpus_free", "corpus_all"),
@@ -192,21 +200,19 @@ STEPS: dict[str, Step] = {
         gates=(Gate("draw_single", 0.8), Gate("read_presence", 0.75)),
         weight=5,
     ),
-    "flow": Step(
+    "draft": Step(
         run=looped(
-            lambda recipe, out: FlowStage(
-                recipe.flow, corpora_of(recipe, out, latents=True), ta_tok_of(out), autoencoder_of(out)
-            )
+            lambda recipe, out: DraftStage(recipe.draft, painted_of(recipe, out), ta_tok_of(out), autoencoder_of(out))
         ),
-        needs=("corpus_draw", "corpus_free"),
-        gates=(Gate("psnr_s1", 17.0),),
-        weight=5,
-    ),
-    "polish": Step(
-        run=looped(polish_stage),
-        needs=("flow",),
+        needs=("corpus_draw", "corpus_free", "corpus_paint"),
         gates=(Gate("psnr_s1", 18.0),),
-        weight=4,
+        weight=7,
+    ),
+    "flow": Step(
+        run=looped(flow_stage),
+        needs=("draft", "corpus_draw", "corpus_free", "corpus_paint"),
+        gates=(Gate("psnr_s1", 20.0),),
+        weight=6,
     ),
     "ar": Step(
         run=looped(
@@ -217,5 +223,5 @@ STEPS: dict[str, Step] = {
         needs=("corpus_draw", "corpus_free", "latent_vq"),
         weight=3,
     ),
-    "bundle": Step(run=bundle, needs=("tune", "polish", "ar")),
+    "bundle": Step(run=bundle, needs=("tune", "flow", "ar")),
 }

@@ -1,13 +1,14 @@
 """Diffusion de-tokenizer: a flow transformer learns to paint latents from the features of codes.
 
 It learns from corpora (codes and latents made once), at every scale, with the condition dropped now and then so that
-guidance works. Position cells under an object weigh more: most of a picture is plain ground.
+guidance works. Position cells under an object weigh more: most of a picture is plain ground. The draft keeps its
+dropout while the flow learns, since drafts of pictures that it learned from are better than those of new ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,6 @@ class FlowSettings:
     """How often a batch comes from codes of each scale index."""
     corpus_shares: tuple[float, ...] = (0.6, 0.4)
     """How often a sample comes from each corpus: what is drawn, the drawing style anywhere."""
-    kind_shares: dict[str, float] = field(default_factory=dict)
-    """How often a sample is of each kind of scene; empty takes them as the corpora have them."""
     drop: float = 0.1
     """Share of samples that learn without their condition."""
     time_shift: float = 1.0
@@ -79,20 +78,19 @@ class FlowStage(PaintingStage):
         corpora: Sequence[Corpus],
         ta_tok: TATok,
         autoencoder: Autoencoder,
-        start: dict[str, torch.Tensor] | None = None,
-        *,
-        name: str = "flow",
+        draft: dict[str, torch.Tensor] | None = None,
     ) -> None:
-        """`start`: weights of a transformer to go on from."""
+        """`draft`: weights of the draft that is refined; they stay as they are."""
         super().__init__(corpora, ta_tok)
-        self.name, self.start, self.kind_shares = name, start, settings.kind_shares
+        self.draft = draft
         self.recipe, self.settings, self.autoencoder = settings, settings.loop, autoencoder
         self.scale_shares, self.corpus_shares = settings.scale_shares, settings.corpus_shares
 
     def module(self) -> nn.Module:
         module = FlowModule(self.recipe, self.ta_tok)
-        if self.start is not None:
-            strict_load(module.model, self.start, "the stage before")
+        if self.draft is not None and module.model.draft is not None:
+            strict_load(module.model.draft, self.draft, "the draft")
+            module.model.draft.requires_grad_(False)
         return module
 
     def fast_parameters(self) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
-"""What both de-tokenizers' stages share: samples from corpora, and held-out pictures painted again from their codes."""
+"""What the painting stages share: samples from corpora, and held-out pictures painted again from their codes."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,12 +14,18 @@ from torch import nn
 from opentar.data.sheet import contact_sheet
 from opentar.data.spec import SceneSpec
 from opentar.image_to_tokens.ta_tok import TATok
-from opentar.tokens_to_image.detokenizer import Detokenizer
 from opentar.train.corpus import Corpus, spell
 from opentar.train.stage import Stage
 from opentar.train.stages.autoencoder import decibels
 from opentar.train.stages.cells import vocab_of
 from opentar.train.stages.pictures import ScenePictures, to_pictures, to_unit
+
+
+class Painter(Protocol):
+    """What a painting stage is looked at through."""
+
+    def decode(self, features_BND: torch.Tensor, *, seed: Sequence[int]) -> torch.Tensor:
+        """Features (B, N, D) to pixels float32 (B, 3, H, W) in [0, 1]."""
 
 
 class PaintingStage(Stage):
@@ -29,8 +35,6 @@ class PaintingStage(Stage):
     """How often a batch comes from codes of each scale index."""
     corpus_shares: tuple[float, ...]
     """How often a sample comes from each corpus with latents."""
-    kind_shares: Mapping[str, float] | None = None
-    """How often a sample is of each kind of scene; None takes them as they come."""
     shown_scales: tuple[int, ...] = (1,)
     """Scales that are scored and shown."""
 
@@ -38,36 +42,23 @@ class PaintingStage(Stage):
         self.corpora, self.ta_tok = corpora, ta_tok
         self.scales = vocab_of(ta_tok.config).scales
 
-    @cached_property
-    def _by_kind(self) -> list[dict[str, list[int]]]:
-        """Indices of the scenes of each kind, by corpus."""
-        found: list[dict[str, list[int]]] = []
-        for corpus in self.corpora:
-            found.append({})
-            for index, spec in enumerate(corpus.specs):
-                found[-1].setdefault(spec.kind, []).append(index)
-        return found
-
-    def _index(self, rng: np.random.Generator, corpus: int) -> int:
-        if not self.kind_shares:
-            return int(rng.integers(len(self.corpora[corpus].specs)))
-        weights = {kind: self.kind_shares.get(kind, 0.0) for kind in self._by_kind[corpus]}
-        total = sum(weights.values())
-        kind = list(weights)[int(rng.choice(len(weights), p=[weight / total for weight in weights.values()]))]
-        rows = self._by_kind[corpus][kind]
-        return rows[int(rng.integers(len(rows)))]
-
     @abc.abstractmethod
-    def painter(self, module: nn.Module) -> Detokenizer:
-        """The de-tokenizer around the weights that are being trained."""
+    def painter(self, module: nn.Module) -> Painter:
+        """What paints with the weights that are being trained."""
 
-    def draw_samples(self, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor, list[SceneSpec]]:
-        """Codes int64 (B, N) of one scale, latents float32 (B, 4, 16, 16) and the scenes they come from."""
+    def pick(self, rng: np.random.Generator, size: int) -> tuple[int, list[tuple[int, int]]]:
+        """A scale index for a batch, and (number of the corpus, index in it) of each of its samples."""
         scale = int(rng.choice(len(self.scales), p=self.scale_shares))
         picked = []
         for _ in range(size):
             number = int(rng.choice(len(self.corpora), p=self.corpus_shares))
-            picked.append((self.corpora[number], self._index(rng, number)))
+            picked.append((number, int(rng.integers(len(self.corpora[number].specs)))))
+        return scale, picked
+
+    def draw_samples(self, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor, list[SceneSpec]]:
+        """Codes int64 (B, N) of one scale, latents float32 (B, 4, 16, 16) and the scenes they come from."""
+        scale, rows = self.pick(rng, size)
+        picked = [(self.corpora[number], index) for number, index in rows]
         codes = torch.stack([corpus.codes[scale][index] for corpus, index in picked])
         latents = torch.stack([corpus.latents[index] for corpus, index in picked if corpus.latents is not None])
         assert len(latents) == size, "a corpus without latents cannot teach painting"
