@@ -1,6 +1,7 @@
 """Loading, reading and drawing with a model of true size, beside the published way on the same weights.
 
     python benchmarks/true_size.py DIR [--parts load read ar sana] [--scales 2 1] [--tokens 32] [--steps 4]
+        [--alone]
     python benchmarks/true_size.py --tiny
 
 DIR is a model folder, for example what `opentar init tar-1.5b --random` makes: only speed and memory are measured, so
@@ -315,8 +316,8 @@ def measure(side: str, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def table(results: Sequence[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]) -> str:
-    """(task, ours, published) as a Markdown table: stages, and a sum with the peaks."""
+def table(results: Sequence[tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]]) -> str:
+    """(task, ours, published or None) as a Markdown table: stages, and a sum with the peaks."""
     lines = [
         "| task | OpenTar, s | published way, s | times faster | OpenTar, GB | published way, GB |",
         "|---|---|---|---|---|---|",
@@ -327,6 +328,10 @@ def table(results: Sequence[tuple[dict[str, Any], dict[str, Any], dict[str, Any]
         return f"| {name} | {ours:.2f} | {theirs:.2f} | {theirs / max(ours, 1e-9):.1f} | {' | '.join(told)} |"
 
     for task, ours, theirs in results:
+        if theirs is None:
+            alone = ours["stages"] | {f"**{task['part']}**": sum(ours["stages"].values())}
+            lines += [f"| {name} | {seconds:.2f} | | | {ours['peak']:.2f} | |" for name, seconds in alone.items()]
+            continue
         pairs = list(zip(ours["stages"].items(), theirs["stages"].values(), strict=True))
         name = task["part"] + (f", scale {task['scale']}" if "scale" in task else "")
         lines += [row(f"{name}: {stage}", one, other) for (stage, one), other in pairs if len(pairs) > 1]
@@ -354,6 +359,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="length of an answer")
     parser.add_argument("--steps", type=int, default=4, help="steps of SANA")
     parser.add_argument("--dtype", help="float32 or bfloat16 for OpenTar's side; default: as stored")
+    parser.add_argument("--alone", action="store_true", help="OpenTar only: the published way may not fit into memory")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child is not None:
@@ -380,8 +386,11 @@ def _main(args: argparse.Namespace, folder: Path) -> None:
     results = []
     for task in tasks_of(folder, args):
         # The published way has one type only, so the option is ours.
-        sides = [measure(side, folder, task | ({"dtype": args.dtype} if side == "ours" else {})) for side in SIDES]
-        results.append((task, *sides))
+        sides = [
+            measure(side, folder, task | ({"dtype": args.dtype} if side == "ours" else {}))
+            for side in SIDES[: 1 if args.alone else 2]
+        ]
+        results.append((task, sides[0], None if args.alone else sides[1]))
         print(f"{task}: {sides}", file=sys.stderr)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"{folder.name}, {cores} cores, {platform.machine()}, Python {platform.python_version()}\n")

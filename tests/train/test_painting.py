@@ -3,13 +3,14 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 import torch
 
 from opentar.data.scenes import SceneGenerator
 from opentar.tokens_to_image.draft import Draft
 from opentar.train import recipes
 from opentar.train.corpus import Corpus
-from opentar.train.stages import draft
+from opentar.train.stages import draft, flow
 from opentar.train.stages.draft import DraftModule, DraftStage
 from opentar.train.stages.flow import FlowStage
 
@@ -84,3 +85,40 @@ def test_the_flow_leaves_its_draft_as_it_was():
     loss.backward()
     assert all(weight.grad is None for weight in module.model.draft.parameters())
     assert module.model.draft_in.weight.grad.any(), "the draft is listened to"
+
+
+def test_small_differences_weigh_more_where_contrast_counts():
+    """A thing that varies little inside has the larger weight, plain ground stays ground."""
+    latents, covered = torch.zeros(2, 4, 16, 16), torch.zeros(2, 16, 16)
+    covered[:, 4:12, 4:12] = 1
+    checks = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
+    latents[0, :, 4:12, 4:12], latents[1, :, 4:12, 4:12] = 0.1 * checks[4:12, 4:12], checks[4:12, 4:12]
+    stage = flow_stage()
+    stage.recipe = recipes.nano().polish
+    weight = stage.weights(latents, covered)
+    assert float(weight.mean()) == pytest.approx(1)
+    assert weight[0, 8, 8] > 2 * weight[1, 8, 8] > 2 * weight[1, 0, 0] and weight[0, 0, 0] == weight[1, 0, 0]
+    stage.recipe = recipes.nano().flow
+    plain = stage.weights(latents, covered)
+    assert torch.equal(plain[0], plain[1]) and float(plain[0].mean()) == pytest.approx(1)
+    assert float(plain[0, 8, 8] / plain[0, 0, 0]) == pytest.approx(recipes.nano().flow.object_weight)
+
+
+def test_deviation_around_a_position():
+    latents = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    around = latents[0, :, 1:4, 1:4].flatten(1)
+    assert float(flow.spread(latents)[0, 2, 2]) == pytest.approx(
+        float(around.var(1, correction=0).mean().sqrt()), rel=1e-4
+    )
+
+
+def test_polish_goes_on_with_both():
+    first = FlowStage(recipes.nano().flow, [corpus(kinds, 0) for kinds in CORPORA], Grid(), None)
+    first.ta_tok = Spelling()
+    weights = first.module().model.state_dict()
+    stage = FlowStage(recipes.nano().polish, first.corpora, Grid(), None, start=weights, name="polish")
+    stage.ta_tok = Spelling()
+    module = stage.module()
+    assert all(torch.equal(value, weights[name]) for name, value in module.model.state_dict().items())
+    module(stage.batch(np.random.default_rng(0), 2))[0].backward()
+    assert module.model.draft.gated.weight.grad.any(), "the draft learns on"

@@ -40,13 +40,13 @@ def bundle(recipe: Recipe, out: Path, quiet: bool) -> dict[str, float]:
     """
     work, model = out / "bundle" / "parts", out / "bundle" / "model"
     shutil.rmtree(out / "bundle", ignore_errors=True)
-    results = {name: out / name / "result" for name in ("ta_tok", "tune", "flow", "ar")}
+    results = {name: out / name / "result" for name in ("ta_tok", "tune", "polish", "ar")}
     config, state = load_part(results["ta_tok"] / "ta_tok")
     words = (results["ta_tok"] / "ta_tok" / WORDS).read_bytes()
     save_part(work / "ta_tok", config, state, recipe.storage, {WORDS: words})
     language = load_language(results["tune"] / "language")
     save_language(work / "language", language.model, language.builder, recipe.storage)
-    flow = FlowDetokenizer.from_folder(results["flow"] / "detok")
+    flow = FlowDetokenizer.from_folder(results["polish"] / "detok")
     flow.autoencoder = flow.autoencoder.without_encoder()
     flow.save(work / "detok_diffusion", recipe.storage)
     preview = ARDetokenizer.from_folder(results["ar"] / "detok")

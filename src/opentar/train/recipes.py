@@ -50,6 +50,7 @@ class Recipe:
     corpus_paint: CorpusSettings
     draft: DraftSettings
     flow: FlowSettings
+    polish: FlowSettings
     ar: ARSettings
     text: TextSettings
     joint: JointSettings
@@ -147,6 +148,21 @@ def _spelling() -> dict[str, Any]:
 def _painting() -> dict[str, Any]:
     """Codes to pictures, in the drawing style only."""
     draft = DraftConfig()
+    flow = FlowSettings(
+        loop=LoopSettings(
+            steps=7000,
+            batch_size=48,
+            learning_rate=2e-3,
+            warmup_steps=100,
+            ema_decay=0.998,
+            muon=("model.blocks.",),
+        ),
+        model=FlowConfig(layers=4, mlp_size=448, time_size=64, draft=draft),
+        scale_shares=(0.05, 0.6, 0.35),
+        corpus_shares=(0.4, 0.5, 0.1),
+        time_shift=3.0,
+        object_weight=3.0,
+    )
     return {
         "autoencoder": AutoencoderSettings(
             loop=LoopSettings(steps=5000, batch_size=8, learning_rate=2e-3, warmup_steps=100, ema_decay=0.999),
@@ -166,20 +182,12 @@ def _painting() -> dict[str, Any]:
             scale_shares=(0.04, 0.6, 0.36),
             corpus_shares=(0.42, 0.5, 0.08),
         ),
-        "flow": FlowSettings(
-            loop=LoopSettings(
-                steps=7000,
-                batch_size=48,
-                learning_rate=2e-3,
-                warmup_steps=100,
-                ema_decay=0.998,
-                muon=("model.blocks.",),
-            ),
-            model=FlowConfig(layers=4, mlp_size=448, time_size=64, draft=draft),
-            scale_shares=(0.05, 0.6, 0.35),
-            corpus_shares=(0.4, 0.5, 0.1),
-            time_shift=3.0,
-            object_weight=3.0,
+        "flow": flow,
+        "polish": replace(
+            flow,
+            loop=replace(flow.loop, steps=3600, learning_rate=1.2e-3, warmup_steps=40, ema_decay=0.997),
+            corpus_shares=(0.15, 0.8, 0.05),
+            contrast=0.3,
         ),
         "ar": ARSettings(
             loop=LoopSettings(steps=3600, batch_size=32, learning_rate=2e-3, warmup_steps=60, muon=("model.blocks.",)),
@@ -247,7 +255,7 @@ def smoke() -> Recipe:
 
     staged = {
         name: replace(getattr(recipe, name), loop=short(getattr(recipe, name).loop))
-        for name in ("teacher", "ta_tok", "autoencoder", "draft", "flow", "ar", "text", "joint", "tune")
+        for name in ("teacher", "ta_tok", "autoencoder", "draft", "flow", "polish", "ar", "text", "joint", "tune")
     }
     start = replace(
         recipe.codebook,

@@ -144,6 +144,13 @@ def flow_stage(recipe: Recipe, out: Path) -> FlowStage:
     return FlowStage(recipe.flow, painted_of(recipe, out), ta_tok_of(out), autoencoder_of(out), draft)
 
 
+def polish_stage(recipe: Recipe, out: Path) -> FlowStage:
+    """Flow and draft go on together, with the small differences inside things weighing more."""
+    start = load_part(out / "flow" / "result" / "detok" / "transformer")[1]
+    corpora = painted_of(recipe, out)
+    return FlowStage(recipe.polish, corpora, ta_tok_of(out), autoencoder_of(out), start=start, name="polish")
+
+
 STEPS: dict[str, Step] = {
     "teacher": Step(
         run=looped(lambda recipe, out: TeacherStage(recipe.teacher)), gates=(Gate("scene_p1", 0.85),), weight=9
@@ -214,6 +221,12 @@ STEPS: dict[str, Step] = {
         gates=(Gate("psnr_s1", 20.0),),
         weight=6,
     ),
+    "polish": Step(
+        run=looped(polish_stage),
+        needs=("flow",),
+        gates=(Gate("psnr_s1", 20.0),),
+        weight=5,
+    ),
     "ar": Step(
         run=looped(
             lambda recipe, out: ARStage(
@@ -223,5 +236,5 @@ STEPS: dict[str, Step] = {
         needs=("corpus_draw", "corpus_free", "latent_vq"),
         weight=3,
     ),
-    "bundle": Step(run=bundle, needs=("tune", "flow", "ar")),
+    "bundle": Step(run=bundle, needs=("tune", "polish", "ar")),
 }

@@ -42,6 +42,9 @@ class FlowSettings:
     """Above 1 the training times lie nearer to pure noise, where a picture's shapes are decided."""
     object_weight: float = 2.0
     """Weight of latents under an object; 1 elsewhere, then scaled to a mean of 1."""
+    contrast: float = 0.0
+    """Above 0 an error under an object weighs 1 / (this + how far the latents around it vary), as an eye sees it: the
+    inner parts of a thing of one hue differ little, yet make it what it is."""
 
 
 class FlowModule(nn.Module):
@@ -66,6 +69,15 @@ class FlowModule(nn.Module):
         return loss, {"velocity": loss.detach()}
 
 
+def spread(latents_BChw: torch.Tensor) -> torch.Tensor:
+    """How far latents vary in the 3 x 3 positions around each: standard deviation (B, h, w), over all channels."""
+
+    def around(x: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+
+    return (around(latents_BChw.square()) - around(latents_BChw).square()).clamp(min=0).mean(1).sqrt()
+
+
 class FlowStage(PaintingStage):
     """See the module docstring."""
 
@@ -79,10 +91,15 @@ class FlowStage(PaintingStage):
         ta_tok: TATok,
         autoencoder: Autoencoder,
         draft: dict[str, torch.Tensor] | None = None,
+        *,
+        start: dict[str, torch.Tensor] | None = None,
+        name: str = "flow",
     ) -> None:
-        """`draft`: weights of the draft that is refined; they stay as they are."""
+        """`draft`: weights of the draft that is refined; they stay as they are. `start`: weights of a transformer and
+        its draft to go on from; both learn.
+        """
         super().__init__(corpora, ta_tok)
-        self.draft = draft
+        self.draft, self.start, self.name = draft, start, name
         self.recipe, self.settings, self.autoencoder = settings, settings.loop, autoencoder
         self.scale_shares, self.corpus_shares = settings.scale_shares, settings.corpus_shares
 
@@ -91,6 +108,8 @@ class FlowStage(PaintingStage):
         if self.draft is not None and module.model.draft is not None:
             strict_load(module.model.draft, self.draft, "the draft")
             module.model.draft.requires_grad_(False)
+        if self.start is not None:
+            strict_load(module.model, self.start, "the stage before")
         return module
 
     def fast_parameters(self) -> tuple[str, ...]:
@@ -99,8 +118,16 @@ class FlowStage(PaintingStage):
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
         codes, latents, specs = self.draw_samples(rng, size)
         covered = F.adaptive_avg_pool2d(box_masks(specs), self.recipe.model.latent_side)
-        weight = 1 + (self.recipe.object_weight - 1) * covered
-        return {"codes": codes, "latents": latents, "weight": weight / weight.mean((1, 2), keepdim=True)}
+        return {"codes": codes, "latents": latents, "weight": self.weights(latents, covered)}
+
+    def weights(self, latents_BChw: torch.Tensor, covered_Bhw: torch.Tensor) -> torch.Tensor:
+        """Weight (B, h, w) of each latent position, mean 1; `covered_Bhw` is the share of it under an object."""
+        weight = self.recipe.object_weight
+        if not self.recipe.contrast:
+            plain_Bhw = 1 + (weight - 1) * covered_Bhw
+            return plain_Bhw / plain_Bhw.mean((1, 2), keepdim=True)
+        shown_Bhw = 1 + (weight / (self.recipe.contrast + spread(latents_BChw)) - 1) * covered_Bhw
+        return shown_Bhw / shown_Bhw.mean()
 
     def painter(self, module: nn.Module) -> FlowDetokenizer:
         assert isinstance(module, FlowModule)
