@@ -39,7 +39,7 @@ def test_it_leaves_things_out_only_while_training() -> None:
 
 
 def test_it_learns_a_product_of_two_things() -> None:
-    """Shape in one cell, hue in another: the latents are the product, also of a pair that was never shown."""
+    """Shape in one cell, hue in another: the latents are the product, which no linear layer can give."""
     model = build(dropout=0.0)
     signs = torch.tensor([[a, b] for a in (-1.0, 1.0) for b in (-1.0, 1.0)])
     features = torch.zeros(4, 16, 8)

@@ -4,7 +4,7 @@ Between clean latents x0 and noise e the line is x_t = (1 - t) x0 + t e; the net
 sampling walks from t = 1 to 0 with Euler steps. The features of the codes are not attended to: they are resized to
 the latent grid and added to the token at their own place, which learns faster than cross-attention. Time enters as
 PixArt's shared adaLN ("adaLN-single", arXiv 2310.00426, section 2.3): one projection for all, a table a block.
-A :class:`Draft` of the latents may be added beside the features: then only what it lacks is left to be painted.
+A :class:`Draft` of the latents may be added beside the features: a first guess that the velocity can lean on.
 
 Legend: B batch, N features, D feature width, C latent channels, h w latent grid, T tokens, W model width.
 """
@@ -63,8 +63,8 @@ class FlowConfig:
     """Attention heads."""
     mlp_size: int = 1024
     """Hidden width of a block's MLP."""
-    time_size: int = 256
-    """Width of the code of the time."""
+    time_size: int | None = None
+    """Width of the code of the time; None takes hidden_size."""
     draft: DraftConfig | None = None
     """Shape of the draft that is refined; None paints from the features alone."""
     activation: Literal["relu", "gelu"] = "relu"
@@ -83,7 +83,7 @@ class FlowConfig:
             raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
         if not self.feature_sides or min(self.feature_sides) < 1:
             raise ConfigError(f"feature_sides {self.feature_sides} must name at least one grid side above 0")
-        if self.time_size < 1:
+        if self.time_size is not None and self.time_size < 1:
             raise ConfigError(f"time_size is {self.time_size}; give a positive number")
         for name in ("feature_size", "latent_channels", "latent_side") if self.draft else ():
             if getattr(self.draft, name) != getattr(self, name):
@@ -159,11 +159,12 @@ class FlowTransformer(nn.Module):
         self.draft = Draft(config.draft) if config.draft else None
         if config.draft:
             self.draft_in = nn.Linear(config.latent_channels * cell, width)
-        self.time_in = nn.Linear(2 * _TIME_WAVES, config.time_size)
-        self.time_out = nn.Linear(config.time_size, 6 * width)
+        time_size = config.time_size or width
+        self.time_in = nn.Linear(2 * _TIME_WAVES, time_size)
+        self.time_out = nn.Linear(time_size, 6 * width)
         self.blocks = nn.ModuleList([FlowBlock(config) for _ in range(config.layers)])
         self.final_modulation = nn.Parameter(torch.zeros(2, width))
-        self.time_final = nn.Linear(config.time_size, 2 * width)
+        self.time_final = nn.Linear(time_size, 2 * width)
         self.latents_out = nn.Linear(width, config.latent_channels * cell)
         nn.init.normal_(self.side_embedding.weight, std=0.02)
         for layer in (self.time_out, self.time_final, self.latents_out):
@@ -298,14 +299,15 @@ def sample_latents(
     guidance = check_guidance(config.guidance if guidance is None else guidance)
     count = len(features_BND)
     shape = (config.latent_channels, config.latent_side, config.latent_side)
-    condition_BTW = model.condition(features_BND)
+    # One picture at a time: a draft is one row of a matrix, and products of one row and of several round differently.
+    condition_BTW = torch.cat([model.condition(one_1ND) for one_1ND in features_BND.split(1)])
     latents_BChw = noise(generators(seed, count), shape).to(condition_BTW)
     if guidance != 1:
         condition_BTW = torch.cat([condition_BTW, model.no_condition.expand_as(condition_BTW)])
     for step in range(steps):
         now = 1 - step / steps
         repeats = len(condition_BTW) // max(count, 1)
-        times = torch.full((count * repeats,), now, device=latents_BChw.device)
+        times = torch.full((1,), now, device=latents_BChw.device)
         velocity = model(latents_BChw.repeat(repeats, 1, 1, 1), times, condition_BTW)
         if guidance != 1:
             with_BChw, without_BChw = velocity.chunk(2)

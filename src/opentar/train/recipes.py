@@ -64,12 +64,12 @@ class Recipe:
 def nano() -> Recipe:
     """The bundled model: `opentar train nano --out RUN`.
 
-    On 2 cores of an AMD EPYC with AVX512-bf16: 6.5 hours of one core, so 3.3 hours where both are busy. In minutes of
-    one core, with scores on validation combinations: teacher 36 (scene_p1 .932), codebook 11 (scene_s1 .805), ta_tok 4
-    (.810), autoencoder 31 (30.6 dB), latent_vq 3 (28.9 dB), text 11, corpora 36, joint 50 and tune 15 (draw_single
-    .96, draw_two 1.00, read_presence .88), draft 11 (20.2 dB), ar 55 (13.9 dB); with two threads flow 42 (21.5 dB) and
-    polish 21 (23.3 dB). The stages were run one by one with these numbers, some of them beside tests; README has the
-    scores of the result.
+    On 2 cores of an AMD EPYC with AVX512-bf16: 6.5 hours of one core, so some 3.3 hours where both are busy. In
+    minutes of one core, with scores on validation combinations: teacher 36 (scene_p1 .932), codebook 11 (scene_s1
+    .805), ta_tok 4 (.810), autoencoder 31 (30.6 dB), latent_vq 3 (28.9 dB), text 11, corpora 36, joint 50 and tune 15
+    (draw_single .96, draw_two 1.00, read_presence .88), draft 11 (20.2 dB), ar 55 (13.9 dB); with two threads flow 42
+    (21.5 dB) and polish 21 (23.3 dB). The stages were run one by one with these numbers, some of them beside tests;
+    README has the scores of the result.
     """
     return Recipe(**_seeing(), **_spelling(), **_painting(), **_speaking())
 

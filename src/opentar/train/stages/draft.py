@@ -48,6 +48,7 @@ class DraftModule(nn.Module):
         self.model = Draft(config)
         # In lists, so that they are no part of this module's weights and checkpoints.
         self._ta_tok = [ta_tok.requires_grad_(False)]
+        assert all(corpus.latents is not None for corpus in corpora), "a corpus without latents cannot teach painting"
         self._codes = [torch.cat(codes) for codes in zip(*(corpus.codes for corpus in corpora), strict=True)]
         self._latents = [torch.cat([corpus.latents for corpus in corpora if corpus.latents is not None])]
         self._tables: dict[int, Tensor] = {}
@@ -74,7 +75,7 @@ class DraftModule(nn.Module):
 
 
 class DraftPainter:
-    """A draft as pixels: what the flow starts from."""
+    """A draft as pixels: what the flow is shown beside the features."""
 
     def __init__(self, draft: Draft, autoencoder: Autoencoder) -> None:
         self.draft, self.autoencoder = draft, autoencoder

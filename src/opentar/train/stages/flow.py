@@ -43,8 +43,9 @@ class FlowSettings:
     object_weight: float = 2.0
     """Weight of latents under an object; 1 elsewhere, then scaled to a mean of 1."""
     contrast: float = 0.0
-    """Above 0 an error under an object weighs 1 / (this + how far the latents around it vary), as an eye sees it: the
-    inner parts of a thing of one hue differ little, yet make it what it is."""
+    """Above 0 an error under an object weighs object_weight / (this + how far the latents around it vary), as an eye
+    sees it: the inner parts of a thing of one hue differ little, yet make it what it is. Weights then have a mean of 1
+    over the batch, not over each picture."""
 
 
 class FlowModule(nn.Module):
