@@ -328,12 +328,12 @@ def table(results: Sequence[tuple[dict[str, Any], dict[str, Any], dict[str, Any]
         return f"| {name} | {ours:.2f} | {theirs:.2f} | {theirs / max(ours, 1e-9):.1f} | {' | '.join(told)} |"
 
     for task, ours, theirs in results:
+        name = task["part"] + (f", scale {task['scale']}" if "scale" in task else "")
         if theirs is None:
-            alone = ours["stages"] | {f"**{task['part']}**": sum(ours["stages"].values())}
-            lines += [f"| {name} | {seconds:.2f} | | | {ours['peak']:.2f} | |" for name, seconds in alone.items()]
+            lines += [f"| {name}: {stage} | {seconds:.2f} | | | | |" for stage, seconds in ours["stages"].items()]
+            lines.append(f"| **{name}** | {sum(ours['stages'].values()):.2f} | | | {ours['peak']:.2f} | |")
             continue
         pairs = list(zip(ours["stages"].items(), theirs["stages"].values(), strict=True))
-        name = task["part"] + (f", scale {task['scale']}" if "scale" in task else "")
         lines += [row(f"{name}: {stage}", one, other) for (stage, one), other in pairs if len(pairs) > 1]
         sums = [sum(side["stages"].values()) for side in (ours, theirs)]
         lines.append(row(f"**{name}**", *sums, ours["peak"], theirs["peak"]))

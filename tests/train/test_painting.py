@@ -37,11 +37,11 @@ def flow_stage():
 
 
 def test_corpora_come_as_often_as_told():
-    codes, latents, specs = flow_stage().draw_samples(np.random.default_rng(2), 300)
-    assert len(codes) == len(latents) == len(specs) == 300
+    codes, latents, specs = flow_stage().draw_samples(np.random.default_rng(2), 1000)
+    assert len(codes) == len(latents) == len(specs) == 1000
     seen = Counter(spec.kind for spec in specs)
     for kinds, share in zip(CORPORA, recipes.nano().flow.corpus_shares, strict=True):
-        assert abs(sum(seen[kind] for kind in kinds) / 300 - share) < 0.1
+        assert abs(sum(seen[kind] for kind in kinds) / 1000 - share) < 0.05
 
 
 def test_a_picked_row_of_the_draft_is_the_picked_scene():

@@ -61,9 +61,9 @@ class Draft(nn.Module):
         config, side = self.config, grid_side(features_BND, self.config.feature_size)
         grid_BEss = self.features_in(features_BND).transpose(1, 2).unflatten(2, (side, side))
         flat_BX = F.interpolate(grid_BEss, size=config.side, mode="bilinear", align_corners=False).flatten(1)
-        flat_BX = F.dropout(_normed(flat_BX), config.dropout, self.training)
+        flat_BX = F.dropout(normed(flat_BX), config.dropout, self.training)
         gate_BH, value_BH = self.gated(flat_BX).chunk(2, -1)
-        latents_BX = self.latents_out(_normed(F.relu(gate_BH) * value_BH))
+        latents_BX = self.latents_out(normed(F.relu(gate_BH) * value_BH))
         return latents_BX.unflatten(1, (config.latent_channels, config.latent_side, config.latent_side))
 
     def loss(self, latents_BChw: Tensor, features_BND: Tensor) -> Tensor:
@@ -71,5 +71,6 @@ class Draft(nn.Module):
         return (self(features_BND).float() - latents_BChw.float()).square().mean()
 
 
-def _normed(x: Tensor) -> Tensor:
+def normed(x: Tensor) -> Tensor:
+    """LayerNorm over the last dimension, without weights."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)

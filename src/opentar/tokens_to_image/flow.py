@@ -36,7 +36,7 @@ from opentar.tokens_to_image.detokenizer import (
     read_settings,
     write_settings,
 )
-from opentar.tokens_to_image.draft import Draft, DraftConfig
+from opentar.tokens_to_image.draft import Draft, DraftConfig, normed
 
 _TIME_WAVES = 128
 
@@ -126,8 +126,8 @@ class FlowBlock(nn.Module):
 
     def forward(self, x_BTW: Tensor, time_B6W: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time_B6W).unsqueeze(2).unbind(1)
-        x_BTW = x_BTW + gate1 * self._attend(_normed(x_BTW) * (1 + scale1) + shift1)
-        hidden = self.mlp_in(_normed(x_BTW) * (1 + scale2) + shift2)
+        x_BTW = x_BTW + gate1 * self._attend(normed(x_BTW) * (1 + scale1) + shift1)
+        hidden = self.mlp_in(normed(x_BTW) * (1 + scale2) + shift2)
         return x_BTW + gate2 * self.mlp_out(_activated(hidden, self.config.activation))
 
     def _attend(self, x_BTW: Tensor) -> Tensor:
@@ -138,10 +138,6 @@ class FlowBlock(nn.Module):
             weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
             mixed = weights.softmax(-1, dtype=weights.dtype) @ value
         return self.attention_out(mixed.transpose(1, 2).flatten(2))
-
-
-def _normed(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class FlowTransformer(nn.Module):
@@ -203,7 +199,7 @@ class FlowTransformer(nn.Module):
         for block in self.blocks:
             x_BTW = block(x_BTW, time_B6W)
         shift, scale = (self.final_modulation + self.time_final(time_BW).unflatten(1, (2, -1))).unsqueeze(2).unbind(1)
-        out_BTE = self.latents_out(_normed(x_BTW) * (1 + scale) + shift)
+        out_BTE = self.latents_out(normed(x_BTW) * (1 + scale) + shift)
         side = self.config.latent_side // self.config.patch
         return F.pixel_shuffle(out_BTE.transpose(1, 2).unflatten(2, (side, side)), self.config.patch)
 

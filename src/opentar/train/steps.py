@@ -224,7 +224,7 @@ STEPS: dict[str, Step] = {
     "polish": Step(
         run=looped(polish_stage),
         needs=("flow",),
-        gates=(Gate("psnr_s1", 20.0),),
+        gates=(Gate("psnr_s1", 22.0),),
         weight=5,
     ),
     "ar": Step(
