@@ -77,14 +77,15 @@ def test_the_whole_way_with_a_smoke_recipe(tmp_path: Path) -> None:
     assert (tmp_path / "joint" / "log.jsonl").read_text() == before, "an ended stage is not trained again"
 
 
-def test_the_corpora_of_the_nano_recipe_hold_no_held_out_combination() -> None:
+@pytest.mark.parametrize("corpus", ["corpus_draw", "corpus_free", "corpus_paint"])
+def test_the_corpora_of_the_nano_recipe_hold_no_held_out_combination(corpus: str) -> None:
     import numpy as np
 
     from opentar.data.concepts import load_concepts
     from opentar.train.stages.pictures import ScenePictures
 
-    settings, concepts = recipe_of("nano").corpus_draw, load_concepts()
-    source = ScenePictures(styles=settings.styles, shares=settings.shares)
+    settings, concepts = getattr(recipe_of("nano"), corpus), load_concepts()
+    source = ScenePictures(styles=settings.styles, shares=settings.shares, tidy=settings.tidy)
     for spec in source.specs(np.random.default_rng([settings.seed, 0]), 2000):
         names = sorted({concepts[item.concept].hex for item in spec.objects})
         keys = [f"col|{concepts[item.concept].hex}|{item.colour}" for item in spec.objects if item.colour]
