@@ -16,7 +16,8 @@ mapped weights the part that was touched counts). Importing libraries, and a sho
 The published way is written here for comparison: weights in float32, transformers' `generate` over the whole head,
 prompts as one string through a tokenizer with all image tokens, codes parsed back from text (a short run is filled up
 with zeros), the codebook projected at every call, and AR codes one at a time over a cache of full length. It cannot run
-SANA on another number of codes than its negative features have, so both sides run the same SANA. Prints Markdown.
+SANA on another number of codes than its negative features have, so both sides run it through our loop, which differs in
+the type of its transformer only. Prints Markdown.
 """
 
 from __future__ import annotations

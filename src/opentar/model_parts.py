@@ -26,9 +26,9 @@ class ModelParts:
     Args:
         folder: as `model_folder` describes it.
         device: "cpu", "cuda", "mps" or None for the best there is.
-        dtype: "float32" or "bfloat16" for the language model, the image tokenizer and an AR de-tokenizer; None runs
-            them in the type they are stored in (int8 in float32) and maps them from the disk. The codebook and
-            whatever paints pixels are float32 in any case.
+        dtype: "float32" or "bfloat16" for the language model, the image tokenizer, and the transformers of AR and SANA
+            de-tokenizers; None runs them in the type they are stored in (int8 in float32). The codebook and whatever
+            paints pixels are float32 in any case. Weights that need not change their type are mapped from the disk.
 
     Raises:
         WeightsError, ConfigError, ModelError: the folder is damaged or no model.

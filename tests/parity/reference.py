@@ -365,7 +365,8 @@ def check_sana(reference: Reference) -> Iterator[Check]:
     """Latents and pixels; the condition is what the feature decoder gave for the first picture at pool 1."""
     from opentar.tokens_to_image.sana import SanaDetokenizer
 
-    model, values, tokenizer = _sana(SanaDetokenizer, reference), reference.values("sana"), reference.values("ta_tok")
+    values, tokenizer = reference.values("sana"), reference.values("ta_tok")
+    model = SanaDetokenizer.from_folder(reference.folder / "tar_sana", dtype=torch.float32)
     features = torch.from_numpy(next(tokenizer[key] for key in tokenizer if key.endswith(".aa1.p1.rec")))
     for key in values:
         if match := re.fullmatch(r"(gs([\d.]+)\.steps(\d+)\.\d+)\.init", key):
@@ -378,10 +379,6 @@ def check_sana(reference: Reference) -> Iterator[Check]:
                     yield _floats("sana", what, f"{front}.{name}", made, values[f"{front}.{name}"], tolerance)
             pixels = model.pixels(torch.from_numpy(values[f"{front}.latent"])).permute(0, 2, 3, 1)
             yield _floats("sana", "pixels", f"{front}.image", pixels, values[f"{front}.image"])
-
-
-def _sana(kind: Any, reference: Reference) -> Any:
-    return kind.from_folder(reference.folder / "tar_sana")
 
 
 CHECKS: dict[str, Callable[[Reference], Iterator[Check]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -16,6 +17,8 @@ from opentar.tokens_to_image.detokenizer import Detokenizer, load_detokenizer
 pytest.importorskip("diffusers")
 from opentar.tokens_to_image.sana import SanaDetokenizer
 
+BF16 = torch.bfloat16
+NAMES = ("latent_fp32tr", "latent", "init")
 pytestmark = [pytest.mark.parity, pytest.mark.timeout(300)]
 
 
@@ -81,6 +84,20 @@ def test_negative_features_fit_any_number_of_codes(model: SanaDetokenizer) -> No
         model.negative_LD = grid
         assert model._negative(4)[:, 0].tolist() == pytest.approx([3.6, 5.2, 9.8, 11.4], abs=0.5)
         assert torch.allclose(model._negative(4).mean(), grid.mean(), atol=1e-4)
+
+
+def test_bfloat16_is_as_near_to_float32_as_the_reference_is(reference: Reference, features: torch.Tensor) -> None:
+    """Two runs in bfloat16 round apart from each other, so each is compared with the reference in float32."""
+    values, rounded = reference.values("sana"), SanaDetokenizer.from_folder(reference.folder / "tar_sana", dtype=BF16)
+    assert rounded.transformer.dtype == BF16
+    seen = 0
+    for key in values:
+        if match := re.fullmatch(r"(gs([\d.]+)\.steps(\d+)\.\d+)\.latent_fp32tr", key):
+            exact, theirs, init = (torch.from_numpy(values[f"{match[1]}.{name}"]) for name in NAMES)
+            ours = rounded.denoise(features, init, guidance=float(match[2]), steps=int(match[3]))
+            assert (ours - exact).abs().mean() < 1.5 * (theirs - exact).abs().mean()
+            seen += 1
+    assert seen
 
 
 def test_the_callback_and_its_preview(model: SanaDetokenizer, features: torch.Tensor) -> None:

@@ -133,6 +133,10 @@ def test_sana_is_made_as_diffusers_wants_it(tmp_path: Path) -> None:
     tar = Tar(ModelParts(folder, device="cpu"))
     assert tar.parts.config.defaults.draw.detok == "diffusion"
     assert tar.generate("a cat", scale=2, steps=1)[0].size == (16, 16)
+    sana = tar.parts.detokenizer("diffusion")
+    assert (sana.transformer.dtype, sana.vae.dtype) == (torch.bfloat16, torch.float32)
+    wide = ModelParts(folder, device="cpu", dtype="float32").detokenizer("diffusion")
+    assert (wide.transformer.dtype, wide.vae.dtype) == (torch.float32, torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,27 @@ def test_the_table(bench: ModuleType, folder: Path, capsys, monkeypatch: pytest.
     assert rows[-1][-2:] == ["2.00", "2.00"]
 
 
+def test_alone_measures_our_side_only(bench: ModuleType, folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = []
+
+    def measure(side: str, where: Path, task: dict) -> dict:
+        sides.append(side)
+        return {"stages": bench.run(side, where, task), "peak": 2.0}
+
+    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(sys, "argv", ["true_size.py", str(folder), "--alone", "--parts", "ar", "--scales", "2"])
+    bench.main()
+    assert sides == ["ours"]
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if "|" in line][2:]
+    assert [row[0].strip() for row in rows] == [
+        "ar, scale 2: text to 16 codes",
+        "ar, scale 2: codes to features",
+        "ar, scale 2: 16 px by AR",
+        "**ar, scale 2**",
+    ]
+    assert float(rows[-1][1]) > 0 and not any(row[2].strip() or row[3].strip() for row in rows)
+
+
 def test_a_failing_child_is_told_in_its_own_words(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 1, "", "Traceback ...\nModelError: no such folder\n")
     monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: failed)

@@ -1,11 +1,13 @@
 """Samples for what paints: corpora come as often as the shares say, rows and tables are the scenes they stand for."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from opentar.core.errors import ConfigError
 from opentar.data.scenes import SceneGenerator
 from opentar.tokens_to_image.draft import Draft
 from opentar.train import recipes
@@ -31,9 +33,10 @@ def corpus(kinds, seed):
 CORPORA = (("single", "colour", "two"), ("count",), ("position",))
 
 
-def flow_stage():
+def flow_stage(**given):
     corpora = [corpus(kinds, seed) for seed, kinds in enumerate(CORPORA)]
-    return FlowStage(recipes.nano().flow, corpora, Grid(), None)
+    weights = Draft(recipes.nano().draft.model).state_dict()
+    return FlowStage(recipes.nano().flow, corpora, Grid(), None, **({"draft": weights} | given))
 
 
 def test_corpora_come_as_often_as_told():
@@ -42,6 +45,20 @@ def test_corpora_come_as_often_as_told():
     seen = Counter(spec.kind for spec in specs)
     for kinds, share in zip(CORPORA, recipes.nano().flow.corpus_shares, strict=True):
         assert abs(sum(seen[kind] for kind in kinds) / 1000 - share) < 0.05
+
+
+def test_what_a_painting_stage_refuses():
+    with pytest.raises(ConfigError, match="no draft's weights are given, and the model has a draft"):
+        flow_stage(draft=None)
+    settings = recipes.nano().flow
+    with pytest.raises(ConfigError, match="contrast is -1"):
+        replace(settings, contrast=-1)
+    for shares in ((0.5, 0.5), (0.5, 0.5, 0.5), (1.5, -0.5, 0.0)):
+        with pytest.raises(ConfigError, match=r"corpus_shares is .*; give 3 numbers"):
+            FlowStage(replace(settings, corpus_shares=shares), flow_stage().corpora, Grid(), None, flow_stage().draft)
+    plain = replace(settings, model=replace(settings.model, draft=None))
+    with pytest.raises(ConfigError, match="a draft's weights are given, and the model has no draft"):
+        FlowStage(plain, flow_stage().corpora, Grid(), None, flow_stage().draft)
 
 
 def test_a_picked_row_of_the_draft_is_the_picked_scene():
@@ -73,6 +90,15 @@ def test_features_are_the_same_from_the_table_and_decoded_anew(monkeypatch):
     module._tables.clear()
     monkeypatch.setattr(draft, "_LARGEST_TABLE", 0)
     assert torch.equal(module.features(1, rows), kept) and not module._tables
+
+
+def test_the_draft_is_compared_with_the_latents_of_its_rows():
+    module = DraftModule(recipes.nano().draft.model, [corpus(("single",), 0), corpus(("two",), 1)], Spelling()).eval()
+    module._latents = [torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0))]
+    rows = torch.tensor([3, 11])
+    loss, _ = module({"scale": torch.tensor(1), "rows": rows})
+    drawn = module.model(module.features(1, rows))
+    assert loss.item() == pytest.approx((drawn - module._latents[0][rows]).square().mean().item(), rel=1e-4)
 
 
 def test_the_flow_leaves_its_draft_as_it_was():
@@ -113,7 +139,7 @@ def test_deviation_around_a_position():
 
 
 def test_polish_goes_on_with_both():
-    first = FlowStage(recipes.nano().flow, [corpus(kinds, 0) for kinds in CORPORA], Grid(), None)
+    first = flow_stage()
     first.ta_tok = Spelling()
     weights = first.module().model.state_dict()
     stage = FlowStage(recipes.nano().polish, first.corpora, Grid(), None, start=weights, name="polish")

@@ -192,6 +192,16 @@ def _index(stem: str) -> str:
     return f"{stem}.safetensors.index.json"
 
 
+def stored_dtype(folder: Path, stem: str = STEM) -> torch.dtype:
+    """The type to compute in for weights that run as they are stored: bfloat16 where all numbers are, else float32.
+
+    Raises:
+        WeightsError: missing or malformed files.
+    """
+    kinds = {tensor.dtype for tensor in _mapped(folder, stem).values() if tensor.is_floating_point()}
+    return torch.bfloat16 if kinds == {torch.bfloat16} else torch.float32
+
+
 def _mapped(folder: Path, stem: str) -> dict[str, Tensor]:
     """All tensors of the one file or of the several, as they lie there."""
     places = _places(folder, stem)

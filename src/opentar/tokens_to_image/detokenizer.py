@@ -69,7 +69,8 @@ class Detokenizer(Protocol):
 def load_detokenizer(folder: str | Path, dtype: LoadDtype = "stored") -> Detokenizer:
     """The de-tokenizer in a folder: ours (config.json says its kind) or a diffusers SANA folder (model_index.json).
 
-    `dtype` is that of an AR transformer; flow and every canvas run in float32, and SANA as its own settings say.
+    `dtype` is that of an AR transformer or of SANA's; flow, and whatever turns latents or codes into pixels, run in
+    float32.
 
     Raises:
         WeightsError: the folder is missing or damaged.
@@ -79,7 +80,7 @@ def load_detokenizer(folder: str | Path, dtype: LoadDtype = "stored") -> Detoken
     if (folder / "model_index.json").is_file():
         from opentar.tokens_to_image.sana import SanaDetokenizer
 
-        return SanaDetokenizer.from_folder(folder)
+        return SanaDetokenizer.from_folder(folder, dtype=dtype)
     kind = read_config(folder).get("kind")
     if kind == "flow":
         from opentar.tokens_to_image.flow import FlowDetokenizer

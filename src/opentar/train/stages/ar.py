@@ -24,9 +24,9 @@ class ARSettings:
 
     loop: LoopSettings
     model: ARConfig
-    scale_shares: tuple[float, ...] = (0.1, 0.65, 0.25)
+    scale_shares: tuple[float, ...]
     """How often a batch comes from codes of each scale index."""
-    corpus_shares: tuple[float, ...] = (0.7, 0.3)
+    corpus_shares: tuple[float, ...]
     """How often a sample comes from each corpus: what is drawn, the drawing style anywhere."""
     drop: float = 0.1
     """Share of samples that learn without their condition (the paper drops a tenth)."""
@@ -59,9 +59,8 @@ class ARStage(PaintingStage):
     name = "ar"
 
     def __init__(self, settings: ARSettings, corpora: Sequence[Corpus], ta_tok: TATok, canvas: LatentVQ) -> None:
-        super().__init__(corpora, ta_tok)
-        self.recipe, self.settings, self.canvas = settings, settings.loop, canvas
-        self.scale_shares, self.corpus_shares = settings.scale_shares, settings.corpus_shares
+        super().__init__(settings, corpora, ta_tok)
+        self.recipe, self.canvas = settings, canvas
 
     def module(self) -> nn.Module:
         return ARModule(self.recipe, self.ta_tok, self.canvas)

@@ -25,7 +25,7 @@ from opentar.train.stage import LoopSettings
 from opentar.train.stages.painting import PaintingStage
 
 _LARGEST_TABLE = 2 * 10**9
-"""Most bytes of one scale's features that are kept in memory; a scale above it is decoded at every step."""
+"""Most bytes of features that are kept, all scales together; a scale without room is decoded at every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,10 @@ class DraftModule(nn.Module):
     def features(self, scale: int, rows_B: Tensor) -> Tensor:
         """Features (B, N, D) of these rows' codes at a scale index."""
         codes = self._codes[scale]
-        if codes.numel() * self.model.config.feature_size * 2 > _LARGEST_TABLE:
-            return self._decode(codes[rows_B])
         if scale not in self._tables:
+            kept = sum(table.numel() for table in self._tables.values())
+            if (kept + codes.numel() * self.model.config.feature_size) * 2 > _LARGEST_TABLE:
+                return self._decode(codes[rows_B])
             parts = [self._decode(part).to(torch.bfloat16) for part in codes.split(256)]
             self._tables[scale] = torch.cat(parts)
         return self._tables[scale][rows_B].float()
@@ -95,9 +96,8 @@ class DraftStage(PaintingStage):
     def __init__(
         self, settings: DraftSettings, corpora: Sequence[Corpus], ta_tok: TATok, autoencoder: Autoencoder
     ) -> None:
-        super().__init__(corpora, ta_tok)
-        self.recipe, self.settings, self.autoencoder = settings, settings.loop, autoencoder
-        self.scale_shares, self.corpus_shares = settings.scale_shares, settings.corpus_shares
+        super().__init__(settings, corpora, ta_tok)
+        self.recipe, self.autoencoder = settings, autoencoder
 
     def module(self) -> nn.Module:
         return DraftModule(self.recipe.model, self.corpora, self.ta_tok)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from opentar.core.errors import ConfigError
 from opentar.core.folder import strict_load
 from opentar.eval.measures import box_masks
 from opentar.image_to_tokens.ta_tok import TATok
@@ -32,10 +33,10 @@ class FlowSettings:
 
     loop: LoopSettings
     model: FlowConfig
-    scale_shares: tuple[float, ...] = (0.2, 0.6, 0.2)
+    scale_shares: tuple[float, ...]
     """How often a batch comes from codes of each scale index."""
-    corpus_shares: tuple[float, ...] = (0.6, 0.4)
-    """How often a sample comes from each corpus: what is drawn, the drawing style anywhere."""
+    corpus_shares: tuple[float, ...]
+    """How often a sample comes from each corpus: what is drawn, more of the same, the drawing style anywhere."""
     drop: float = 0.1
     """Share of samples that learn without their condition."""
     time_shift: float = 1.0
@@ -46,6 +47,10 @@ class FlowSettings:
     """Above 0 an error under an object weighs object_weight / (this + how far the latents around it vary), as an eye
     sees it: the inner parts of a thing of one hue differ little, yet make it what it is. Weights then have a mean of 1
     over the batch, not over each picture."""
+
+    def __post_init__(self) -> None:
+        if self.contrast < 0:
+            raise ConfigError(f"contrast is {self.contrast}; give 0 (off) or a positive number")
 
 
 class FlowModule(nn.Module):
@@ -97,16 +102,18 @@ class FlowStage(PaintingStage):
         name: str = "flow",
     ) -> None:
         """`draft`: weights of the draft that is refined; they stay as they are. `start`: weights of a transformer and
-        its draft to go on from; both learn.
+        its draft to go on from; both learn. One of them where the model has a draft, else ConfigError.
         """
-        super().__init__(corpora, ta_tok)
+        super().__init__(settings, corpora, ta_tok)
         self.draft, self.start, self.name = draft, start, name
-        self.recipe, self.settings, self.autoencoder = settings, settings.loop, autoencoder
-        self.scale_shares, self.corpus_shares = settings.scale_shares, settings.corpus_shares
+        self.recipe, self.autoencoder = settings, autoencoder
+        if start is None and (draft is None) != (settings.model.draft is None):
+            given = "no draft's weights are" if draft is None else "a draft's weights are"
+            raise ConfigError(f"{given} given, and the model {'has a' if draft is None else 'has no'} draft")
 
     def module(self) -> nn.Module:
         module = FlowModule(self.recipe, self.ta_tok)
-        if self.draft is not None and module.model.draft is not None:
+        if self.start is None and self.draft is not None and module.model.draft is not None:
             strict_load(module.model.draft, self.draft, "the draft")
             module.model.draft.requires_grad_(False)
         if self.start is not None:

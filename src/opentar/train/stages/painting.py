@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,11 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from opentar.core.errors import ConfigError
 from opentar.data.sheet import contact_sheet
 from opentar.data.spec import SceneSpec
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.train.corpus import Corpus, spell
-from opentar.train.stage import Stage
+from opentar.train.stage import LoopSettings, Stage
 from opentar.train.stages.autoencoder import decibels
 from opentar.train.stages.cells import vocab_of
 from opentar.train.stages.pictures import ScenePictures, to_pictures, to_unit
@@ -28,19 +30,36 @@ class Painter(Protocol):
         """Features (B, N, D) to pixels float32 (B, 3, H, W) in [0, 1]."""
 
 
-class PaintingStage(Stage):
-    """A stage that learns pictures from codes. `corpora`: what is drawn first; scores and samples are of its kind."""
+class PaintingSettings(Protocol):
+    """What the recipes of all painting stages say."""
 
-    scale_shares: tuple[float, ...]
-    """How often a batch comes from codes of each scale index."""
-    corpus_shares: tuple[float, ...]
-    """How often a sample comes from each corpus with latents."""
+    @property
+    def loop(self) -> LoopSettings:
+        """Of the training loop."""
+
+    @property
+    def scale_shares(self) -> tuple[float, ...]:
+        """How often a batch comes from codes of each scale index."""
+
+    @property
+    def corpus_shares(self) -> tuple[float, ...]:
+        """How often a sample comes from each corpus."""
+
+
+class PaintingStage(Stage):
+    """A stage that learns pictures from codes. `corpora`: what is drawn first; scores and samples are of its kind.
+
+    Raises ConfigError unless every scale and every corpus has its share.
+    """
+
     shown_scales: tuple[int, ...] = (1,)
     """Scales that are scored and shown."""
 
-    def __init__(self, corpora: Sequence[Corpus], ta_tok: TATok) -> None:
-        self.corpora, self.ta_tok = corpora, ta_tok
+    def __init__(self, settings: PaintingSettings, corpora: Sequence[Corpus], ta_tok: TATok) -> None:
+        self.corpora, self.ta_tok, self.settings = corpora, ta_tok, settings.loop
         self.scales = vocab_of(ta_tok.config).scales
+        self.scale_shares = check_shares("scale_shares", settings.scale_shares, len(self.scales))
+        self.corpus_shares = check_shares("corpus_shares", settings.corpus_shares, len(corpora))
 
     @abc.abstractmethod
     def painter(self, module: nn.Module) -> Painter:
@@ -88,3 +107,10 @@ class PaintingStage(Stage):
             rows += to_pictures(given) + to_pictures(made)
             titles += ["given"] * 16 + [f"scale {scale}"] * 16
         contact_sheet(rows, titles, 16).save(folder / f"step-{step:07d}.png")
+
+
+def check_shares(name: str, shares: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """`shares` themselves, or ConfigError unless they are `count` numbers of at least 0 with a sum of 1."""
+    if len(shares) != count or min(shares) < 0 or not math.isclose(sum(shares), 1):
+        raise ConfigError(f"{name} is {shares}; give {count} numbers of at least 0 that add up to 1")
+    return shares
