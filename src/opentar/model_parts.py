@@ -10,7 +10,7 @@ from torch import nn
 from opentar import model_folder
 from opentar.core.device import resolve_device
 from opentar.core.errors import ModelError, WeightsError
-from opentar.core.folder import folder_hash
+from opentar.core.folder import folder_hash, verify
 from opentar.core.storage import resolve_dtype
 from opentar.vocab import Vocab
 
@@ -36,6 +36,8 @@ class ModelParts:
 
     def __init__(self, folder: Path, *, device: str | None = None, dtype: str | torch.dtype | None = None) -> None:
         self.folder = Path(folder)
+        # Files of parts are compared by whoever loads the part.
+        verify(self.folder, deep=False)
         self.config = model_folder.read_config(self.folder)
         self.hash = folder_hash(self.folder)
         self.device = resolve_device(device)

@@ -221,6 +221,34 @@ def test_replaces_an_older_part_and_makes_parents(tmp_path: Path) -> None:
     assert [file.name for file in part.parent.iterdir()] == ["part"]
 
 
+def test_files_of_others_stay_when_a_part_is_replaced(tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    save_part(part, {"step": 1}, _state())
+    (part / "drawings").mkdir()
+    (part / "drawings" / "cat.png").write_bytes(b"cat")
+    (part / "notes.txt").write_bytes(b"mine")
+    (part / ".deep.partial").mkdir()
+    (part / ".deep.partial" / "half").write_bytes(b"left by a killed save")
+    save_part(part, {"step": 2}, _state(), extra={"new.txt": b"new"})
+    assert load_part(part)[0] == {"step": 2}
+    assert (part / "drawings" / "cat.png").read_bytes() == b"cat"
+    assert (part / "notes.txt").read_bytes() == b"mine"
+    assert not (part / ".deep.partial").exists()
+    assert set(folders._manifest(part)) == {"config.json", "model.safetensors", "new.txt"}
+    with pytest.raises(OutputError, match=r"notes\.txt.*would be lost"):
+        save_part(part, {"step": 3}, _state(), extra={"notes.txt": b"ours"})
+    assert (part / "notes.txt").read_bytes() == b"mine"
+    assert load_part(part)[0] == {"step": 2}
+
+
+def test_a_broken_manifest_does_not_keep_a_part_from_being_written_again(tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    save_part(part, {"step": 1}, _state())
+    (part / folders.MANIFEST).write_bytes(b"{")
+    save_part(part, {"step": 2}, _state())
+    assert load_part(part)[0] == {"step": 2}
+
+
 def test_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
     write = folders._write_manifest

@@ -43,6 +43,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path, content: bytes) -> None
 def test_memory_is_read_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "meminfo"
     monkeypatch.setattr(memory, "_MEMINFO", info)
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
     info.write_text("MemTotal:       24000000 kB\nMemAvailable:    2000000 kB\n")
     assert memory.available_bytes() == 2_048_000_000
     memory.check_memory("this", 2_048_000_000)
@@ -50,8 +51,30 @@ def test_memory_is_read_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyP
         memory.check_memory("this", 2_500_000_000)
 
 
+@pytest.mark.parametrize(
+    ("limit", "used", "stat", "cached"),
+    [
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ],
+)
+def test_the_limit_of_a_container_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, used: str, stat: str, cached: str
+) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable:    2000000 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    for name, text in ((limit, "1000000\n"), (used, "700000\n"), (stat, f"anon 500000\n{cached} 200000\n")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory.available_bytes() == 500_000
+    (tmp_path / limit).write_text("max\n")
+    assert memory.available_bytes() == 2_048_000_000
+
+
 def test_unknown_memory_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "none")
     monkeypatch.delattr(memory.os, "sysconf", raising=False)
     assert memory.available_bytes() is None
     memory.check_memory("this", 10**18)

@@ -242,3 +242,48 @@ def test_a_shallow_check_leaves_the_parts_to_themselves(tmp_path: Path) -> None:
     (tmp_path / "model" / "a" / "b" / folders.MANIFEST).unlink()
     with pytest.raises(WeightsError, match=r"manifest\.json' is missing"):
         folders.verify(tmp_path / "model", deep=False)
+
+
+@pytest.mark.parametrize("shard_bytes", [None, 30_000])
+def test_tensors_one_by_one(tmp_path: Path, shard_bytes: int | None) -> None:
+    state = _state()
+    save_part(tmp_path / "part", {}, state, "bfloat16", shard_bytes=shard_bytes)
+    found = dict(storages.each_tensor(tmp_path / "part"))
+    assert {name: tensor.dtype for name, tensor in found.items()} == {
+        name: torch.bfloat16 if tensor.is_floating_point() else torch.int64 for name, tensor in state.items()
+    }
+    assert all(torch.equal(found[name], tensor.to(found[name].dtype)) for name, tensor in state.items())
+    next((tmp_path / "part").glob("*.safetensors")).write_bytes(b"no")
+    with pytest.raises(WeightsError, match="not a readable weights file"):
+        dict(storages.each_tensor(tmp_path / "part"))
+
+
+@pytest.mark.parametrize(
+    ("storage", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("int8", torch.float32)]
+)
+def test_the_type_that_a_file_runs_in(tmp_path: Path, storage: str, expected: torch.dtype) -> None:
+    save_part(tmp_path / "part", {}, _state(), storage)
+    assert storages.stored_dtype(tmp_path / "part") == expected
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "int8"])
+def test_exact_tensors_are_never_rounded(tmp_path: Path, storage: str) -> None:
+    """Large ones are converted in mappings of their own: the same numbers."""
+    state = {"table": torch.randn(512, 1024), "codes.table": torch.randn(512, 1024), "codes.norm": torch.randn(8)}
+    save_part(tmp_path / "part", {}, state, storage)
+    plain = load_part(tmp_path / "part", "stored")[1]
+    _, found = load_part(tmp_path / "part", torch.bfloat16, exact=("codes.",))
+    assert found["table"].dtype == torch.bfloat16
+    assert torch.equal(found["table"], plain["table"].bfloat16())
+    for name in ("codes.table", "codes.norm"):
+        assert found[name].dtype == plain[name].dtype
+        assert torch.equal(found[name], plain[name])
+    assert load_part(tmp_path / "part", torch.float32, exact=("codes.",))[1]["codes.table"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(("number", "storage"), [(1e300, "float32"), (3.4e38, "bfloat16"), (1e300, "int8")])
+def test_numbers_too_large_for_their_type_are_refused(tmp_path: Path, number: float, storage: str) -> None:
+    state = {"table": torch.full((2, 3), number, dtype=torch.float64)}
+    with pytest.raises(WeightsError, match="table holds numbers too large for torch"):
+        save_part(tmp_path / "part", {}, state, storage)
+    assert not list(tmp_path.iterdir())

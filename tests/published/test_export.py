@@ -236,6 +236,10 @@ def test_what_cannot_be_exported_is_named(tiny_model: Path, tmp_path: Path, monk
         patch.setattr("shutil.disk_usage", lambda _: usage)
         with pytest.raises(OutputError, match=r"needs 1\.1 MB and its disk has 1 kB free"):
             export_qwen2(tiny_model, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("opentar.core.memory.available_bytes", lambda: 1000)
+        with pytest.raises(ModelError, match=r"exporting .*language.* needs .* of memory and 1 kB are available"):
+            export_qwen2(tiny_model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from opentar import Tar, model_folder
 from opentar.core.errors import ModelError
-from opentar.core.folder import load_part, read_config, verify
+from opentar.core.folder import load_part, read_config, saved_files, verify
 from opentar.image_to_tokens.published import read_ta_tok
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.language.model import TarLanguageModel
@@ -243,11 +243,17 @@ def test_adding_keeps_what_is_there(published: Path, folder: Path, tmp_path: Pat
     add_to_model(small, ar=[first], vqgan=published / "vq_ds16_t2i.pt")
     assert model_folder.read_config(small).defaults.draw.detok == "ar"
     before = (small / "language" / "model.safetensors").read_bytes()
+    for name in ("README.md", "notes.txt", "pictures/cat.png", "language/mine.txt"):
+        (small / name).parent.mkdir(exist_ok=True)
+        (small / name).write_text(f"somebody's {name}")
     report = add_to_model(small, ar=[published / "ar_dtok_lp_512px.pth"], sana=[published / "Tar-SANA-600M-512px"])
     assert [part.part for part in report.parts] == ["detok_ar_32", "detok_diffusion"]
     assert "the canvas is that of detok_ar" in report.parts[0].notes
     verify(small)
     assert (small / "language" / "model.safetensors").read_bytes() == before
+    for name in ("README.md", "notes.txt", "pictures/cat.png", "language/mine.txt"):
+        assert (small / name).read_text() == f"somebody's {name}"
+        assert name not in saved_files(small)
     one, other = (Tar.from_pretrained(place, device="cpu").parts.detokenizer("ar_32") for place in (small, folder))
     features = torch.randn(1, 81, 48, generator=torch.Generator().manual_seed(2))
     assert torch.equal(one.decode(features, seed=3), other.decode(features, seed=3))

@@ -15,6 +15,7 @@ from published_files import ar_blob, change_json, shard, vq_blob
 from safetensors.torch import load_file, save_file
 
 from opentar.core.errors import ConfigError, ModelError, OpenTarError, OutputError, WeightsError
+from opentar.language.published import read_llm
 from opentar.published.importing import add_to_model, import_tar
 
 pytest.importorskip("diffusers")
@@ -142,11 +143,53 @@ def test_damaged_shards(refused, own: Own, damage: str) -> None:
         ({"num_hidden_layers": 4}, "lacks the tensor model.layers.3."),
         ({"num_hidden_layers": 2}, "has the unknown tensor 'model.layers.2."),
         ({"model_type": "own", "auto_map": {"AutoModel": "own.Own"}}, "model_type is 'own'; known are qwen2 and"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}},
+            "config.json: rope_parameters = ",
+        ),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings = 'false' is not supported"),
     ],
 )
 def test_configs_of_language_models(refused, own: Own, changes: dict[str, Any], told: str) -> None:
     change_json(own("Tar-1.5B") / "config.json", **changes)
     assert told in refused(llm=own("Tar-1.5B"))
+
+
+def test_rope_theta_beside_other_rope_parameters(own: Own) -> None:
+    change_json(own("Tar-1.5B") / "config.json", rope_theta=5e5, rope_parameters={"rope_type": "default"})
+    assert read_llm(own("Tar-1.5B")).config.rope_theta == 5e5
+
+
+SIMVQ = "args.bottleneck.args.regularizer.args"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("codebook_loss_weight", None, f"{SIMVQ}.codebook_loss_weight is 'None'; expected a value of type float"),
+        ("codebook_loss_weight", "x", f"{SIMVQ}.codebook_loss_weight is 'x'; expected a value of type float"),
+        ("commitment_loss_weight", float("nan"), f"{SIMVQ}.commitment_loss_weight is 'nan'; expected a number from"),
+        ("codebook_size", 10**30, f"{SIMVQ}.codebook_size is '1000000000000000000000000000000'; expected a number"),
+        ("stochastic_temperature", None, f"{SIMVQ}.stochastic_temperature is 'None'; expected a value of type float"),
+    ],
+)
+def test_arguments_of_image_tokenizers(refused, own: Own, name: str, value: object, told: str) -> None:
+    blob: Any = torch.load(own("ta_tok.pth"), weights_only=False)
+    blob["model"]["args"]["bottleneck"]["args"]["regularizer"]["args"][name] = value
+    assert told in refused(ta_tok=saved(blob, own("ta_tok.pth")))
+
+
+def test_one_temperature_at_most(refused, own: Own) -> None:
+    blob: Any = torch.load(own("ta_tok.pth"), weights_only=False)
+    simvq = blob["model"]["args"]["bottleneck"]["args"]["regularizer"]["args"]
+    key = "bottleneck.regularizer.stochastic_temperature_inv"
+    blob["model"]["sd"][key], simvq["stochastic_temperature"] = torch.tensor([3.0, 2.0]), -1.0
+    line = refused(ta_tok=saved(blob, own("ta_tok.pth")))
+    assert "stochastic_temperature_inv has shape [2]; expected a single number" in line
+    blob["model"]["sd"][key], simvq["stochastic_temperature"] = torch.tensor([3.0]), None
+    assert "stochastic_temperature is 'None'" in refused(ta_tok=saved(blob, own("ta_tok.pth")))
+    blob["model"]["args"]["pool_scale"] = torch.tensor([1, 1])
+    assert "args.pool_scale is 'tensor([1, 1])'; expected '1'" in refused(ta_tok=saved(blob, own("ta_tok.pth")))
 
 
 def test_a_pickled_language_model_is_not_read(refused, own: Own) -> None:
@@ -173,6 +216,14 @@ def saved(blob: dict[str, Any], path: Path) -> Path:
         (ar_blob(16, vocab_size=64), "spells 64 picture codes, the VQGAN of"),
         (ar_blob(16, prefix=36), "takes at most 36 features a picture, the image tokenizer gives 729, 169, 81"),
         (ar_blob(16, surprise=1), "unknown argument 'surprise'"),
+        (ar_blob(16, ffn_dim_multiplier=float("nan")), "model.args.ffn_dim_multiplier is 'nan'; a number above 0"),
+        (ar_blob(16, ffn_dim_multiplier=float("inf")), "model.args.ffn_dim_multiplier is 'inf'; a number above 0"),
+        (ar_blob(16, multiple_of=10**30), "multiple_of is '1000000000000000000000000000000'; give a whole number"),
+        (ar_blob(16) | {"model": ar_blob(16)["model"] | {"name": ["x"]}}, "model.name is \"['x']\"; known are"),
+        (
+            ar_blob(16) | {"model": ar_blob(16)["model"] | {"args": {"cls_token_num": 10**30, "cond_dim": 48}}},
+            "model.args.cls_token_num is '1000000000000000000000000000000'; a whole number from 1 to",
+        ),
     ],
 )
 def test_ar_detokenizers_that_do_not_fit(refused, published, tmp_path, blob: dict[str, Any], told: str) -> None:
@@ -224,6 +275,39 @@ def test_a_language_model_of_another_codebook(refused, own: Own) -> None:
             "scheduler/scheduler_config.json",
             {"surprise": 1},
             "scheduler_config.json has the unknown setting 'surprise'",
+        ),
+        (
+            "transformer/config.json",
+            {"sample_size": 0},
+            "config.json: sample_size is '0'; expected a whole number from",
+        ),
+        ("transformer/config.json", {"timestep_scale": "x"}, "config.json: timestep_scale is 'x'; expected a number"),
+        ("vae/config.json", {"scaling_factor": "x"}, "vae/config.json: scaling_factor is 'x'; expected a number from"),
+        ("vae/config.json", {"scaling_factor": 0}, "vae/config.json: scaling_factor is '0'; expected a number from"),
+        (
+            "scheduler/scheduler_config.json",
+            {"num_train_timesteps": 0},
+            "scheduler_config.json: num_train_timesteps is '0'; expected a whole number from 1 to 100000",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"prediction_type": "foo"},
+            "scheduler_config.json: prediction_type is 'foo', with which DPMSolverMultistepScheduler cannot draw",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"flow_shift": "a"},
+            "expected a value such as '1.0', its default",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"flow_shift": -1},
+            "flow_shift is '-1', with which DPMSolverMultistepScheduler cannot draw (its steps give NaN or infinity)",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"flow_shift": "a", "prediction_type": "foo"},
+            "scheduler_config.json: DPMSolverMultistepScheduler cannot draw with these settings (",
         ),
         (
             "model_index.json",
@@ -297,6 +381,12 @@ def test_a_small_disk(refused, published: Path, monkeypatch: pytest.MonkeyPatch)
     assert "4 kB free" in line
 
 
+def test_little_memory(refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opentar.core.memory.available_bytes", lambda: 4000)
+    assert "importing needs" in (line := refused(ModelError))
+    assert "4 kB are available" in line
+
+
 def test_arguments(refused, published: Path, tmp_path: Path) -> None:
     ar = published / "ar_dtok_lp_256px.pth"
     assert "needs the VQGAN" in refused(ModelError, ar=[ar])
@@ -306,6 +396,23 @@ def test_arguments(refused, published: Path, tmp_path: Path) -> None:
     assert "dtype is 'fp16'; choose keep, bf16, fp32" in refused(ConfigError, dtype="fp16")
     assert "there is no file" in refused(ta_tok=tmp_path / "none.pth")
     assert "config.json is missing" in refused(llm=tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["a\nb\x1b[31m", "a\u202eb", "a" * 101, "  ", "\udcff", 7])
+def test_names_that_stand_on_no_line(refused, name: Any) -> None:
+    line = refused(ConfigError, name=name)
+    assert "give one of 1 to 100 printable characters" in line
+    assert line.isprintable()
+
+
+def test_the_name_of_a_folder_is_no_better(refused, own: Own) -> None:
+    folder = own("Tar-1.5B").rename(own("Tar-1.5B").parent / "a\x1b[31m")
+    assert "the model's name is 'a\\x1b[31m'" in refused(ConfigError, llm=folder)
+
+
+def test_names_of_every_script_are_taken(published: Path, tmp_path: Path) -> None:
+    given = {"llm": published / "Tar-1.5B", "ta_tok": published / "ta_tok.pth", "dry_run": True}
+    assert import_tar(tmp_path / "out", **given, name="模型 Größe 1").name == "模型 Größe 1"
 
 
 def test_an_output_that_exists_is_kept(published: Path, tmp_path: Path) -> None:

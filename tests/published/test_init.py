@@ -12,13 +12,14 @@ import torch
 
 from opentar import Tar
 from opentar.core import memory
-from opentar.core.errors import ConfigError, ModelError, OutputError
+from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError
 from opentar.core.folder import load_part, verify
 from opentar.language.tokenizer import TextTokenizer
 from opentar.model_parts import ModelParts
 from opentar.published import init
 from opentar.published.init import RandomState, init_random
 from opentar.published.sizes import size_of
+from opentar.tokens_to_image.detokenizer import load_detokenizer
 
 BASE = ("language", "ta_tok", "detok_ar")
 SHARD = 8_000
@@ -46,6 +47,25 @@ def test_the_model_is_whole_and_loads(made: Path) -> None:
     assert isinstance(painter, torch.nn.Module)
     assert {tensor.dtype for tensor in painter.transformer.parameters()} == {torch.bfloat16}
     assert {tensor.dtype for tensor in painter.canvas.parameters()} == {torch.float32}
+
+
+def test_every_file_is_compared_when_it_is_loaded(made: Path, tmp_path: Path) -> None:
+    """The model's own files at once, those of a part when the part is asked for."""
+    folder = tmp_path / "copy"
+    shutil.copytree(made, folder)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("1200", "1100"))
+    with pytest.raises(WeightsError, match=r"config\.json.*has changed"):
+        ModelParts(folder, device="cpu")
+    (folder / "config.json").write_text(config)
+    weights = next((folder / "language").glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    parts = ModelParts(folder, device="cpu")
+    assert parts.ta_tok.codebook().shape[0] == parts.vocab.codebook_size
+    with pytest.raises(WeightsError, match=rf"{weights.name}.*has changed"):
+        _ = parts.language
 
 
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
@@ -137,6 +157,9 @@ def test_sana_is_made_as_diffusers_wants_it(tmp_path: Path) -> None:
     assert (sana.transformer.dtype, sana.vae.dtype) == (torch.bfloat16, torch.float32)
     wide = ModelParts(folder, device="cpu", dtype="float32").detokenizer("diffusion")
     assert (wide.transformer.dtype, wide.vae.dtype) == (torch.float32, torch.float32)
+    (folder / "detok_diffusion" / "manifest.json").unlink()
+    with pytest.raises(WeightsError, match=r"has no manifest\.json"):
+        load_detokenizer(folder / "detok_diffusion")
 
 
 @pytest.mark.parametrize(

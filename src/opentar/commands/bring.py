@@ -12,6 +12,7 @@ from opentar.core.disk import human_bytes
 from opentar.core.errors import ConfigError, nearest, shown
 
 if TYPE_CHECKING:
+    from opentar.published.hub import Size
     from opentar.published.importing import ImportReport
 
 IMPORTABLE = ("tar",)
@@ -86,13 +87,8 @@ def pull(
     revisions = catalogue.revisions_of(name, revision or ())
     if dry_run:
         with output.working():
-            plan = hub.sizes(catalogue.fetches(name, parts, revisions))
-        for size in plan:
-            known = f"{human_bytes(size.every)}, {human_bytes(size.new)} of them new" if size.files else "size unknown"
-            output.line(f"fetch    {size.fetch.repository}@{size.fetch.revision}: {known}")
-            output.line(f"         {', '.join(size.fetch.patterns)}")
-        output.line(f"into     {hub.cached(name, revisions)}")
-        output.result({"folder": str(hub.cached(name, revisions)), "fetch": [_fetch_row(size) for size in plan]})
+            plan = hub.preview(name, parts=parts, revisions=revisions)
+        _print_plan(output, name, plan, hub.cached(name, revisions))
         return
     with output.working(), output.progress() as progress:
         found = hub.pull(
@@ -112,10 +108,21 @@ def pull(
     output.result({"folder": str(found.folder)} | ({} if found.report is None else _plain(found.report)))
 
 
-def _fetch_row(size: Any) -> dict[str, Any]:
+def _print_plan(output: Output, name: str, plan: "tuple[Size, ...]", folder: Path) -> None:
+    for size in plan:
+        known = f"{human_bytes(size.new)} of them new" if not size.cached else "in the cache of huggingface_hub"
+        output.line(f"fetch    {size.fetch.repository}@{size.fetch.revision}: {human_bytes(size.every)}, {known}")
+        output.line(f"         {', '.join(size.fetch.patterns)}")
+    for why in dict.fromkeys(size.cached for size in plan if size.cached):
+        output.line(f"note     {why}; the cache of huggingface_hub has the files")
+    output.line(f"into     {folder}" if plan else f"{name} is here already: {folder}")
+    output.result({"folder": str(folder), "fetch": [_fetch_row(size) for size in plan]})
+
+
+def _fetch_row(size: "Size") -> dict[str, Any]:
     fetch = size.fetch
     row = {"repository": fetch.repository, "revision": fetch.revision, "patterns": list(fetch.patterns)}
-    return row | {"files": size.files, "bytes": size.every, "new_bytes": size.new}
+    return row | {"files": size.files, "bytes": size.every, "new_bytes": size.new, "from_cache": bool(size.cached)}
 
 
 def _print_report(output: Output, report: "ImportReport") -> None:

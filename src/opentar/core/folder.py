@@ -31,6 +31,7 @@ WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 _OUR_KEYS = ("storage", "tied_tensors")
 _MANIFEST_FORMAT = 1
+_PARTIAL, _PREVIOUS = ".partial", ".previous"
 _HASHERS = min(4, os.cpu_count() or 1)
 
 
@@ -77,13 +78,16 @@ def save_part(
             _inside(stage, name).write_bytes(content)
 
 
-def load_part(folder: Path, dtype: LoadDtype | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_part(
+    folder: Path, dtype: LoadDtype | None = None, exact: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config and the tensors that were given to `save_part`, every file verified.
 
     Args:
         folder: the part.
         dtype: of floating tensors: None is float32; "stored" leaves them as they lie in the file, and maps them
             instead of reading them (int8 becomes float32).
+        exact: beginnings of names that are never rounded; they stay as stored where `dtype` is narrower.
 
     Raises:
         WeightsError: no such folder, or a file is missing, cut short, changed or not of the stated storage.
@@ -98,7 +102,7 @@ def load_part(folder: Path, dtype: LoadDtype | None = None) -> tuple[dict[str, A
     storage, tied = config.pop("storage", None), config.pop("tied_tensors", {})
     if not isinstance(storage, str) or not isinstance(tied, dict):
         raise WeightsError(f"{folder / CONFIG} does not say how its tensors are stored; save the part again")
-    return config, read_tensors(folder, storage, tied, torch.float32 if dtype is None else dtype)
+    return config, read_tensors(folder, storage, tied, torch.float32 if dtype is None else dtype, exact=exact)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -191,14 +195,16 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty hidden neighbour of `folder`; when the block ends well it becomes `folder`, else it vanishes.
 
     The manifest covers every file below, so a model folder may hold parts written by `save_part`. A folder that
-    already stands there is replaced only when it is empty or has a manifest of ours.
+    already stands there is replaced only when it is empty or has a manifest of ours; files in it that the manifest
+    does not name (a picture, notes, a model card) are somebody else's and stay, outside of the new manifest as well.
 
     Raises:
-        OutputError: `folder` holds something else, or the disk refuses.
+        OutputError: `folder` holds something else, a file of somebody else's has the name of a new one, or the disk
+            refuses.
     """
     folder = Path(folder)
     # One fixed name: what a killed save left behind is swept away by the next one.
-    stage = folder.with_name(f".{folder.name}.partial")
+    stage = folder.with_name(f".{folder.name}{_PARTIAL}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _recover(folder)
@@ -207,6 +213,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         stage.mkdir()
         yield stage
         _write_manifest(stage)
+        _carry_over(folder, stage)
         _swap(stage, folder)
     except OSError as error:
         reason = error.strerror or "it failed"
@@ -250,6 +257,11 @@ def folder_hash(folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def saved_files(folder: Path) -> list[str]:
+    """Names of the files that were saved in a folder, the manifest among them, sorted. Raises WeightsError."""
+    return sorted({MANIFEST, *_manifest(standing(folder))})
+
+
 def _swap(stage: Path, folder: Path) -> None:
     """Put `stage` in the place of `folder`. Killed at any point, either the old or the new one can be found."""
     previous = _previous(folder)
@@ -275,7 +287,7 @@ def _recover(folder: Path) -> None:
 
 
 def _previous(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.previous")
+    return folder.with_name(f".{folder.name}{_PREVIOUS}")
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -285,6 +297,40 @@ def _check_replaceable(folder: Path) -> None:
         raise OutputError(f"{shown(folder)} is a file; a folder is written here, so choose another name")
     if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise OutputError(f"{shown(folder)} holds files that are not OpenTar's; choose a new or an empty folder")
+
+
+def _carry_over(folder: Path, stage: Path) -> None:
+    """Give `stage` the files of `folder` that its manifest does not name."""
+    for name in _strangers(folder):
+        source, target = folder.joinpath(*name.parts), stage.joinpath(*name.parts)
+        if target.exists():
+            raise OutputError(
+                f"{shown(folder)} holds {shown(str(name))}, which is not OpenTar's and would be lost; move it away"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except (OSError, NotImplementedError):
+            shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _strangers(folder: Path) -> list[PurePosixPath]:
+    """Files below `folder` that no manifest of it names; none where nobody can tell."""
+    if not (folder / MANIFEST).is_file():
+        return []
+    try:
+        known = set(saved_files(folder))
+    except WeightsError:
+        # Such a folder was never whole: it is the broken checkpoint that is being written again.
+        return []
+    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    names = [PurePosixPath(path.as_posix()) for path in paths]
+    return [name for name in names if name.as_posix() not in known and not any(map(_is_leftover, name.parts))]
+
+
+def _is_leftover(name: str) -> bool:
+    """Whether a killed save left a folder of that name."""
+    return name.startswith(".") and name.endswith((_PARTIAL, _PREVIOUS))
 
 
 def _write_manifest(stage: Path) -> None:

@@ -10,10 +10,35 @@ from opentar.core.disk import human_bytes
 from opentar.core.errors import ModelError
 
 _MEMINFO = Path("/proc/meminfo")
+_GROUPS = Path("/sys/fs/cgroup")
+"""Where a container finds its own limits: files of version 2, or of version 1 below memory/."""
+_LIMITS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 
 def available_bytes() -> int | None:
     """Bytes of memory that a new program may take, or None where the system does not say."""
+    known = [count for count in (_of_the_machine(), _of_the_container()) if count is not None]
+    return min(known, default=None)
+
+
+def _of_the_container() -> int | None:
+    """What the limit of a container leaves; None without one."""
+    for limit, used, stat, cached in _LIMITS:
+        try:
+            most, taken = (int((_GROUPS / name).read_text(encoding="ascii")) for name in (limit, used))
+            # Files that were read stay in memory until it is needed.
+            rows = dict(line.split() for line in (_GROUPS / stat).read_text(encoding="ascii").splitlines())
+            return max(0, most - taken + int(rows.get(cached, 0)))
+        except (OSError, ValueError):
+            # No such file, or the word "max".
+            continue
+    return None
+
+
+def _of_the_machine() -> int | None:
     try:
         for line in _MEMINFO.read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +44,8 @@ _DTYPES: dict[str, LoadDtype] = {
     "bf16": torch.bfloat16,
 }
 _INT8_FROM_ELEMENTS = 4096
+_OWN_MAPPING_FROM = 1 << 20
+"""Bytes of a tensor that is worth a mapping of its own while it is converted."""
 _HALF_MAX = torch.finfo(torch.float16).max
 
 
@@ -99,10 +101,16 @@ def write_tensors(
 
 
 def read_tensors(
-    folder: Path, storage: str, tied: Mapping[str, str], dtype: LoadDtype = torch.float32, stem: str = STEM
+    folder: Path,
+    storage: str,
+    tied: Mapping[str, str],
+    dtype: LoadDtype = torch.float32,
+    stem: str = STEM,
+    exact: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
     """The tensors that `write_tensors` wrote, floating ones as `dtype` says, tied ones again.
 
+    Those whose names begin with one of `exact` are not rounded: where `dtype` is narrower they stay as stored.
     Tensors whose type need not change are mapped: their bytes are read when they are first used, and what is written
     to them never reaches the file.
 
@@ -113,8 +121,13 @@ def read_tensors(
         where = folder / f"{stem}.safetensors"
         raise WeightsError(f"{where} is stored as {shown(storage)}; this version reads {_choices()}: update OpenTar")
     stored = _mapped(folder, stem)
+    files = _places(folder, stem) or dict.fromkeys(stored, f"{stem}.safetensors")
     try:
-        state = {name: _restored(name, stored, dtype) for name in stored if not name.endswith(SCALE)}
+        state = {
+            name: _restored(folder / files[name], name, stored, dtype, exact=name.startswith(exact))
+            for name in stored
+            if not name.endswith(SCALE)
+        }
         return state | {name: state[source] for name, source in tied.items()}
     except (ValueError, KeyError, RuntimeError, AttributeError) as error:
         raise WeightsError(f"{folder} holds weights that do not fit together ({error}); get it again") from error
@@ -202,6 +215,26 @@ def stored_dtype(folder: Path, stem: str = STEM) -> torch.dtype:
     return torch.bfloat16 if kinds == {torch.bfloat16} else torch.float32
 
 
+def each_tensor(folder: Path, stem: str = STEM) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor as it lies in the files, each in a mapping of its own: one that is let go gives its memory back.
+
+    For numbers that are converted while they are read; the others are mapped at once by `read_tensors`.
+
+    Raises:
+        WeightsError: missing or malformed files.
+    """
+    places = _places(folder, stem)
+    for file in [f"{stem}.safetensors"] if places is None else sorted(set(places.values())):
+        path = folder / file
+        try:
+            with safe_open(path, framework="pt") as content:
+                names = list(content.keys())
+            for name in names:
+                yield name, _alone(path, name)
+        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+            raise WeightsError(f"{path} is not a readable weights file ({error}); get it again") from error
+
+
 def _mapped(folder: Path, stem: str) -> dict[str, Tensor]:
     """All tensors of the one file or of the several, as they lie there."""
     places = _places(folder, stem)
@@ -248,7 +281,10 @@ def _packed(name: str, tensor: Tensor, storage: str) -> dict[str, Tensor]:
         values, scale = quantize_rows(tensor)
         return {name: values, name + SCALE: scale}
     dtype = torch.bfloat16 if storage == "bfloat16" else torch.float32
-    return {name: torch.empty(tensor.shape, dtype=dtype).copy_(tensor)}
+    packed = torch.empty(tensor.shape, dtype=dtype).copy_(tensor)
+    if not _is_finite(packed):
+        raise WeightsError(f"tensor {name} holds numbers too large for {dtype}; nothing was saved")
+    return {name: packed}
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -259,8 +295,20 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(lowest) and torch.isfinite(highest))
 
 
-def _restored(name: str, stored: Mapping[str, Tensor], dtype: LoadDtype) -> Tensor:
+def _alone(path: Path, name: str) -> Tensor:
+    """A tensor in a mapping of its own."""
+    with safe_open(path, framework="pt") as content:
+        return content.get_tensor(name)
+
+
+def _restored(path: Path, name: str, stored: Mapping[str, Tensor], dtype: LoadDtype, *, exact: bool) -> Tensor:
     tensor, scale = stored[name], stored.get(name + SCALE)
+    if exact and dtype != "stored" and dtype.itemsize < (torch.float32 if scale is not None else tensor.dtype).itemsize:
+        dtype = "stored"
+    changes = scale is not None or (dtype != "stored" and tensor.is_floating_point() and tensor.dtype != dtype)
+    if changes and tensor.nbytes >= _OWN_MAPPING_FROM:
+        # What is read of the common mapping counts as memory until all of it is let go.
+        tensor = _alone(path, name)
     if scale is not None:
         tensor = tensor.float() * scale.float().view(-1, *[1] * (tensor.ndim - 1))
     if dtype == "stored" or not tensor.is_floating_point():

@@ -41,7 +41,7 @@ def read_torch_file(path: Path, what: str, example: str) -> Any:
         raise WeightsError(f"{path} holds objects other than tensors and plain values; give {example}") from error
     except Exception as error:
         # A malformed pickle or archive fails in a dozen unrelated ways inside torch.
-        reason = str(error).split("\n")[0][:120]
+        reason = (str(error).split("\n")[0] or type(error).__name__)[:120]
         raise WeightsError(f"{path} cannot be read ({reason}); download {example} again") from error
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from opentar.core.errors import ConfigError, WeightsError, nearest, shown
+from opentar.core.tensors import check_plain
 from opentar.core.torch_files import model_of
 from opentar.image_to_tokens.decoder import DecoderConfig
 from opentar.image_to_tokens.encoder import VisionConfig
@@ -73,6 +74,9 @@ _ARGS: dict[str, tuple[str, ...]] = {
 }
 """the arguments known at each place; those that shape the result are read below, the others have no effect on it"""
 
+_LARGEST = 1_000_000_000
+"""A number among the arguments beyond this is none of a tokenizer, and too large for a shape."""
+
 
 def read_ta_tok(path: str | Path) -> tuple[TATokConfig, dict[str, torch.Tensor]]:
     """Read a published tokenizer file.
@@ -99,12 +103,17 @@ def read_ta_tok(path: str | Path) -> tuple[TATokConfig, dict[str, torch.Tensor]]
         renamed = _rename(name, where)
         if renamed in state:
             raise WeightsError(f"{where} holds {shown(name)} twice, with and without vision_model; export it again")
+        check_plain(where, name, tensor)
         state[renamed] = tensor
     config = _config_of(args, state, where)
     unused_layer = f"encoder.layers.{config.vision.layers}."
     state = {name: tensor for name, tensor in state.items() if not name.startswith(unused_layer)}
-    if "quantizer.stochastic_temperature_inv" in state:
-        state["quantizer.stochastic_temperature_inv"] = state["quantizer.stochastic_temperature_inv"].reshape(())
+    learned = state.get("quantizer.stochastic_temperature_inv")
+    if learned is not None:
+        if learned.numel() != 1:
+            found = list(learned.shape)
+            raise WeightsError(f"{where}: stochastic_temperature_inv has shape {found}; expected a single number")
+        state["quantizer.stochastic_temperature_inv"] = learned.reshape(())
     _check_shapes(config, state, where)
     return config, state
 
@@ -132,18 +141,22 @@ def _at(args: Mapping[str, Any], place: str, where: str) -> Mapping[str, Any]:
 
 def _check_names(given: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for name in given:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             hint = nearest(str(name), known)
             raise WeightsError(f"{where} has the unknown argument {shown(name)}; known are {', '.join(known)}.{hint}")
 
 
-def _value(given: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
-    value = given.get(name)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+def _value(given: Mapping[str, Any], name: str, kind: type, where: str, default: Any = None) -> Any:
+    """A value of that type, or `default` where there is none; a whole number will do as a float, a bool as neither."""
+    value = given.get(name, default)
+    right = isinstance(value, (int, float) if kind is float else kind)
+    if not right or (isinstance(value, bool) and kind is not bool):
         raise WeightsError(f"{where}.{name} is {shown(value)}; expected a value of type {kind.__name__}")
-    return value
+    if kind is bool:
+        return value
+    if not abs(value) <= _LARGEST:
+        raise WeightsError(f"{where}.{name} is {shown(value)}; expected a number from -{_LARGEST} to {_LARGEST}")
+    return kind(value)
 
 
 def _check_fixed(args: Mapping[str, Any], stored: Mapping[str, torch.Tensor], where: str) -> None:
@@ -156,10 +169,14 @@ def _check_fixed(args: Mapping[str, Any], stored: Mapping[str, torch.Tensor], wh
         ("args.bottleneck.args.regularizer.name", regularizer.get("name"), ("simvq",)),
         ("args.pool_scale", args.get("pool_scale", 1), (1,)),
     ):
-        if given not in expected:
+        # Tensors may stand among the arguments, and a comparison with one has no single answer.
+        if isinstance(given, torch.Tensor) or given not in expected:
             raise WeightsError(f"{where}: {place} is {shown(given)}; expected {shown(expected[-1])}")
     for name in ("scale_layer.shift", "scale_layer.scale"):
-        if name in stored and not torch.all(stored[name] == 0.5):
+        if name not in stored:
+            continue
+        check_plain(where, name, stored[name])
+        if not torch.all(stored[name] == 0.5):
             raise WeightsError(f"{where}: {name} is not 0.5; expected pixels scaled as (x - 0.5) / 0.5")
 
 
@@ -210,8 +227,8 @@ def _config_of(args: Mapping[str, Any], state: Mapping[str, torch.Tensor], where
                 l2_normalized=_value(simvq, "l2_normalized", bool, place),
                 stochastic=_value(simvq, "stochastic", bool, place),
                 temperature=_temperature(simvq, state, place),
-                codebook_weight=float(simvq.get("codebook_loss_weight", 1.0)),
-                commitment_weight=float(simvq.get("commitment_loss_weight", 0.25)),
+                codebook_weight=_value(simvq, "codebook_loss_weight", float, place, 1.0),
+                commitment_weight=_value(simvq, "commitment_loss_weight", float, place, 0.25),
             ),
             decoder=DecoderConfig(
                 input_size=shape("decoder.out_linear.weight", 2)[0],
@@ -225,7 +242,7 @@ def _config_of(args: Mapping[str, Any], state: Mapping[str, torch.Tensor], where
         )
     except ConfigError as error:
         raise WeightsError(f"{where} describes no tokenizer: {error}") from error
-    tokens = args.get("bottleneck_token_num", config.vision.cells)
+    tokens = _value(args, "bottleneck_token_num", int, f"{where}: args", config.vision.cells)
     if tokens != config.vision.cells:
         raise WeightsError(f"{where}: args.bottleneck_token_num is {shown(tokens)}; expected {config.vision.cells}")
     return config
@@ -233,10 +250,11 @@ def _config_of(args: Mapping[str, Any], state: Mapping[str, torch.Tensor], where
 
 def _temperature(simvq: Mapping[str, Any], state: Mapping[str, torch.Tensor], place: str) -> float:
     """The fixed temperature, or 0 where the file carries a learned one (the choice itself is for training only)."""
-    temperature = _value(simvq, "stochastic_temperature", float, place) if simvq.get("stochastic") else 0.03
+    stochastic = _value(simvq, "stochastic", bool, place)
+    temperature = _value(simvq, "stochastic_temperature", float, place) if stochastic else 0.03
     learned = "quantizer.stochastic_temperature_inv" in state
-    if learned and simvq.get("stochastic_temperature", 0) > 0:
-        given = simvq["stochastic_temperature"]
+    given = _value(simvq, "stochastic_temperature", float, place, 0.0) if learned else 0.0
+    if given > 0:
         raise WeightsError(
             f"{place}.stochastic_temperature is {given}, yet the file holds stochastic_temperature_inv;"
             " expected 0 or less"
@@ -253,8 +271,6 @@ def _check_shapes(config: TATokConfig, state: Mapping[str, torch.Tensor], where:
             raise WeightsError(f"{where} lacks the tensor of {name} {list(size)}; expected a whole ta_tok.pth")
         if tuple(state[name].shape) != size:
             raise WeightsError(f"{where}: {name} has shape {list(state[name].shape)}; expected {list(size)}")
-        if not state[name].is_floating_point():
-            raise WeightsError(f"{where}: {name} is of type {state[name].dtype}; expected floating-point numbers")
     for name in state:
         if name not in expected:
             raise WeightsError(f"{where} has {name}, which its arguments do not call for; expected a whole ta_tok.pth")

@@ -208,13 +208,8 @@ class TATok(nn.Module):
             WeightsError: missing, damaged or unfitting files.
             ConfigError: a config this version does not know.
         """
-        config, state = load_part(folder, "stored")
+        config, state = load_part(folder, dtype, exact=("quantizer.",))
         sizes = from_dict(TATokConfig, config, where=f"{folder}/config.json")
-        if dtype != "stored":
-            for name, tensor in state.items():
-                wide = name.startswith("quantizer.") and dtype.itemsize < tensor.dtype.itemsize
-                if tensor.is_floating_point() and not wide:
-                    state[name] = tensor.to(dtype)
         return assemble(lambda: cls(sizes), state, str(folder))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
 from opentar.core.errors import ConfigError, WeightsError, shown
+from opentar.core.tensors import check_kind, check_numbers, each_tensor_of
 from opentar.language.model import LanguageConfig
 from opentar.language.tokenizer import FILE, SPLIT, TextTokenizer
 from opentar.vocab import POOLS
@@ -27,6 +28,7 @@ MODEL_TYPES = ("qwen2", "llava_qwen")
 PUBLISHED_GRID = 27
 VISION_TOWER = "model.vision_tower."
 """Keys of the authors' trainer that repeat the image tokenizer; it is loaded from its own file."""
+_HEAD = "lm_head.weight"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SLOW_FILES = ("vocab.json", "merges.txt", "added_tokens.json")
 """The same tokenizer as older libraries save it."""
@@ -63,7 +65,7 @@ def read_llm(folder: str | Path, grid_side: int = PUBLISHED_GRID) -> PublishedLa
     table = state.get("model.embed_tokens.weight")
     if table is None or table.ndim != 2:
         raise WeightsError(f"{folder} holds no table model.embed_tokens.weight; it is no Qwen2 language model")
-    rope = data.get("rope_parameters") or data
+    rope = _rope(data)
     try:
         config = LanguageConfig(
             text_size=tokenizer.size,
@@ -87,9 +89,21 @@ def read_llm(folder: str | Path, grid_side: int = PUBLISHED_GRID) -> PublishedLa
     except ConfigError as error:
         raise WeightsError(f"{folder} describes no language model: {error}") from error
     if config.tie:
-        state.pop("lm_head.weight", None)
+        state.pop(_HEAD, None)
     _check_shapes(config, state, folder)
     return PublishedLanguage(config, state, tokenizer, _notes(data, dropped))
+
+
+def check_llm(folder: Path, config: LanguageConfig, kind: torch.dtype) -> None:
+    """Read every number that `read_llm` (which gave `config`) takes over, one tensor at a time.
+
+    Raises WeightsError for a tensor that holds NaN, infinity or what the type `kind` cannot hold.
+    """
+    left_out = (_HEAD,) if config.tie else ()
+    for path in (folder / name for name in _files(folder)[0]):
+        for name, tensor in each_tensor_of(path, left_out):
+            if not name.startswith(VISION_TOWER):
+                check_numbers(path, name, tensor, kind)
 
 
 def _notes(data: Mapping[str, Any], dropped: int) -> tuple[str, ...]:
@@ -107,21 +121,32 @@ def _check_architecture(data: Mapping[str, Any], path: Path) -> None:
     rope = data.get("rope_parameters") or {}
     if not isinstance(rope, Mapping):
         raise WeightsError(f"{path}: rope_parameters is {shown(rope)}; a mapping is expected")
+    # Models whose layers differ have one mapping for each kind of layer; ours have one for all.
+    nested = any(isinstance(value, Mapping) for value in rope.values())
     unknown = {
         "rope_scaling": data.get("rope_scaling") not in (None, {}),
-        "rope_parameters": rope.get("rope_type", "default") != "default",
+        "rope_parameters": nested or rope.get("rope_type", "default") != "default",
         "use_sliding_window": bool(data.get("use_sliding_window", False)),
         "hidden_act": data.get("hidden_act", "silu") != "silu",
+        "tie_word_embeddings": not isinstance(data.get("tie_word_embeddings"), bool | None),
     }
     for name, strange in unknown.items():
         if strange:
-            raise WeightsError(f"{path}: {name} = {data[name]!r} is not supported; remove it or use another folder")
+            raise WeightsError(
+                f"{path}: {name} = {shown(data[name])} is not supported; remove it or use another folder"
+            )
     for name in _SIZES:
         _check_number(data, name, int, path)
     _check_number(data, "rms_norm_eps", float, path)
-    _check_number(rope if "rope_theta" in rope else data, "rope_theta", float, path)
+    _check_number(_rope(data), "rope_theta", float, path)
     if data.get("head_dim") is not None:
         _check_number(data, "head_dim", int, path)
+
+
+def _rope(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where rope_theta stands: in rope_parameters (transformers 5), or in the config itself."""
+    rope = data.get("rope_parameters") or {}
+    return rope if "rope_theta" in rope else data
 
 
 def _check_number(data: Mapping[str, Any], name: str, kind: type, path: Path) -> None:
@@ -205,22 +230,29 @@ def _new_tokens(added: list[dict[str, Any]], folder: Path) -> tuple[int, int]:
     return start, codes
 
 
+def _files(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Names of the weights files, and tensor -> file as the index says; without an index the latter is empty."""
+    index = folder / INDEX
+    if not index.is_file():
+        if not (folder / WEIGHTS).is_file():
+            raise WeightsError(f"{folder} has neither {WEIGHTS} nor {INDEX}; only weights in safetensors are read")
+        return [WEIGHTS], {}
+    wanted = _json(index).get("weight_map")
+    if not isinstance(wanted, dict) or not all(isinstance(name, str) for name in wanted.values()):
+        raise WeightsError(f"{index} has no weight_map of names; get the file again")
+    names = sorted(set(wanted.values()))
+    for name in names:
+        if Path(name).name != name or "\\" in name:
+            raise WeightsError(f"{index} names {shown(name)}; only files beside it are read")
+    return names, wanted
+
+
 def _weights(folder: Path) -> tuple[dict[str, Tensor], int]:
     """The tensors of one file or of several, and how many of the vision tower were left out."""
-    index, wanted = folder / INDEX, None
-    names = [WEIGHTS]
-    if index.is_file():
-        wanted = _json(index).get("weight_map")
-        if not isinstance(wanted, dict) or not all(isinstance(name, str) for name in wanted.values()):
-            raise WeightsError(f"{index} has no weight_map of names; get the file again")
-        names = sorted(set(wanted.values()))
-    elif not (folder / WEIGHTS).is_file():
-        raise WeightsError(f"{folder} has neither {WEIGHTS} nor {INDEX}; only weights in safetensors are read")
+    names, wanted = _files(folder)
     state: dict[str, Tensor] = {}
     dropped = 0
     for name in names:
-        if Path(name).name != name or "\\" in name:
-            raise WeightsError(f"{index} names {name!r}; only files beside it are read")
         try:
             with safe_open(folder / name, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118, it is no dict
@@ -234,7 +266,7 @@ def _weights(folder: Path) -> tuple[dict[str, Tensor], int]:
                         state[key] = file.get_tensor(key)
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"{folder / name} is missing or damaged: {error}") from error
-    for key, name in (wanted or {}).items():
+    for key, name in wanted.items():
         if key not in state and not key.startswith(VISION_TOWER):
             raise WeightsError(f"{folder / name} lacks {shown(key)}, which {INDEX} says is there; get the file again")
     return state, dropped
@@ -245,14 +277,13 @@ def _check_shapes(config: LanguageConfig, state: Mapping[str, Tensor], folder: P
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in Qwen2ForCausalLM(config.qwen()).state_dict().items()}
     if config.tie:
-        expected.pop("lm_head.weight", None)
+        expected.pop(_HEAD, None)
     for name, size in expected.items():
         if name not in state:
             raise WeightsError(f"{folder} lacks the tensor {name} {list(size)}; get the folder again")
         if tuple(state[name].shape) != size:
             raise WeightsError(f"{folder}: {name} has shape {list(state[name].shape)}; expected {list(size)}")
-        if not state[name].is_floating_point():
-            raise WeightsError(f"{folder}: {name} is of type {state[name].dtype}; expected floating-point numbers")
+        check_kind(folder, name, state[name].dtype)
     for name in state:
         if name not in expected:
             raise WeightsError(f"{folder} has the unknown tensor {shown(name)}; expected those of a Qwen2 only")

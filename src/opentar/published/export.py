@@ -20,6 +20,7 @@ from torch import Tensor
 from opentar.core.disk import check_room
 from opentar.core.errors import ConfigError, OutputError, nearest, shown
 from opentar.core.folder import CONFIG, atomic_folder, read_config
+from opentar.core.memory import check_memory
 from opentar.core.storage import write_tensors
 from opentar.language.folder import Language, load_language
 from opentar.language.prompt import PromptBuilder
@@ -71,7 +72,8 @@ def export_qwen2(
         step: called after each tensor.
 
     Raises:
-        ModelError, WeightsError, ConfigError: `model` is unknown, damaged or no model, or holds NaN; an unknown dtype.
+        ModelError, WeightsError, ConfigError: `model` is unknown, damaged or no model, or holds NaN; an unknown dtype;
+            too little memory.
         OutputError: `out` holds something, or the disk is too small or refuses.
     """
     out = Path(out)
@@ -82,6 +84,7 @@ def export_qwen2(
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise OutputError(f"{shown(out)} exists and is not an empty folder; choose another name")
     part, licence = _language_part(find_model(model))
+    _check_memory(part, shard_bytes)
     language = load_language(part)
     kind = DTYPES[dtype] if dtype else _stored_dtype(part)
     state = language.model.state()
@@ -138,6 +141,14 @@ def _language_part(folder: Path) -> tuple[Path, str]:
         return folder, ""
     config = read_model_config(folder)
     return folder / "language", config.part_licences.get("language") or config.licence
+
+
+def _check_memory(part: Path, shard_bytes: int) -> None:
+    """Raise ModelError unless there is memory for one file, and for the numbers where they cannot be mapped."""
+    stored = sum(path.stat().st_size for path in part.glob("*.safetensors"))
+    # bfloat16 may be written as float32; int8 is unpacked into float32 first.
+    unpacked = 4 * stored if read_config(part).get("storage") == "int8" else 0
+    check_memory(f"exporting {shown(part)}", unpacked + min(shard_bytes, max(unpacked, 2 * stored)))
 
 
 def _stored_dtype(part: Path) -> torch.dtype:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opentar import model_folder
 from opentar.core import environment
 from opentar.core.disk import free_bytes, human_bytes
-from opentar.core.errors import OpenTarError, OutputError, WeightsError, shown
+from opentar.core.errors import ModelError, OpenTarError, OutputError, WeightsError, shown
 from opentar.core.folder import MANIFEST, standing
 from opentar.published.catalogue import (
     AR,
@@ -28,16 +29,18 @@ from opentar.published.catalogue import (
     VQGAN,
     VQGAN_FILE,
     Fetch,
+    absent,
+    by_hand,
     check_model,
     fetches,
     parts_of,
+    unnamed,
 )
 
 if TYPE_CHECKING:
     from opentar.published.importing import ImportReport, Progress
     from opentar.published.planned import Origin
 
-_NEEDED = {"config.json", "model_index.json", TA_TOK_FILE, VQGAN_FILE, *AR.values()}
 Note = Callable[[str], None]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -52,6 +55,20 @@ class Size(NamedTuple):
     """bytes that are not in huggingface_hub's cache yet"""
     every: int
     """bytes of all files"""
+    cached: str = ""
+    """why the files are those of huggingface_hub's cache; empty where the hub answered"""
+
+
+class _Need(NamedTuple):
+    """What a model that was asked for lacks."""
+
+    model: str
+    folder: Path
+    parts: tuple[str, ...]
+    """de-tokenizers to add, names of AR and SANA"""
+    new: bool
+    """whether nothing of the model stands in `folder` yet"""
+    plan: tuple[Fetch, ...]
 
 
 class _Fetched(NamedTuple):
@@ -107,7 +124,7 @@ def pull(
         progress: called while parts are written.
 
     Raises:
-        ModelError, ConfigError: unknown names.
+        ModelError, ConfigError: unknown names, or a library that a part needs is not installed.
         WeightsError: a file cannot be fetched or is damaged; the line says how to go on by hand.
         OutputError: the disk is too small or refuses.
     """
@@ -115,47 +132,100 @@ def pull(
     wanted = parts_of(parts)
     folder = cached(model, revisions)
     with _alone(folder):
-        missing = _missing(folder, wanted)
-        new = not _is_model(folder)
-        if not missing and not new:
+        need = _need(model, folder, wanted, revisions or {})
+        if need is None:
             return Pulled(standing(folder), None)
-        at = dict(revisions or {}) if new else _commits(folder) | dict(revisions or {})
-        try:
-            plan = sizes(fetches(model, missing, at, whole=new))
+        with _help_by_hand(need):
+            plan = sizes(need.plan)
+            for why in dict.fromkeys(size.cached for size in plan if size.cached):
+                if note is not None:
+                    note(f"{why}; the files are taken from the cache of huggingface_hub")
             _check_room(plan)
             fetched = {one.fetch.repository: _fetch(one, note, bars) for one in plan}
-        except OpenTarError:
-            raise
-        except Exception as error:
-            # The hub and its transport raise a dozen unrelated kinds, and every one means the same here.
-            raise WeightsError(_by_hand(model, missing, folder, new, error)) from error
-        return Pulled(folder, _import(model, folder, missing, fetched, new, progress))
+        return Pulled(folder, _import(need, fetched, progress))
+
+
+def preview(model: str, *, parts: Sequence[str] = (), revisions: Mapping[str, str] | None = None) -> tuple[Size, ...]:
+    """What `pull` would fetch, or nothing where everything is there. Writes nothing; arguments and errors as `pull`."""
+    check_model(model)
+    need = _need(model, cached(model, revisions), parts_of(parts), revisions or {})
+    if need is None:
+        return ()
+    with _help_by_hand(need):
+        return sizes(need.plan)
 
 
 def sizes(plan: Sequence[Fetch]) -> tuple[Size, ...]:
-    """How large the files of a plan are. Offline nothing is known. Raises what huggingface_hub raises."""
-    import huggingface_hub
+    """How large the files of a plan are; where the hub gives nothing, those of huggingface_hub's cache.
 
-    if _offline():
-        return tuple(Size(fetch, 0, 0, 0) for fetch in plan)
-    found = []
+    Raises what huggingface_hub raises where that cache does not have them either.
+    """
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    found: list[Size] = []
+    silence: Exception | None = None
     for fetch in plan:
-        files = huggingface_hub.snapshot_download(
-            fetch.repository, revision=fetch.revision, allow_patterns=list(fetch.patterns), dry_run=True
-        )
-        new = sum(file.file_size or 0 for file in files if file.will_download)
-        found.append(Size(fetch, len(files), new, sum(file.file_size or 0 for file in files)))
+        try:
+            if silence is not None:
+                # Having waited once for a hub that does not answer is enough.
+                raise silence
+            found.append(_at_hub(fetch))
+        except RevisionNotFoundError:
+            # The hub has the repository and says no; an old copy would not be what was asked for.
+            raise
+        except Exception as error:
+            kept = _in_cache(fetch)
+            if kept is None:
+                raise
+            if _unreachable(error):
+                silence = error
+            every = sum(path.stat().st_size for path in kept)
+            found.append(Size(fetch, len(kept), 0, every, _unreachable(error) or _told(error)))
     return tuple(found)
 
 
-def _import(
-    model: str,
-    folder: Path,
-    parts: Sequence[str],
-    fetched: Mapping[str, _Fetched],
-    new: bool,
-    progress: Progress | None,
-) -> ImportReport:
+def _at_hub(fetch: Fetch) -> Size:
+    import huggingface_hub
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if _offline():
+        raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+    if _COMMIT.fullmatch(fetch.revision):
+        # huggingface_hub takes a commit for known and lists its files, half a minute long where nobody answers.
+        huggingface_hub.model_info(fetch.repository, revision=fetch.revision)
+    files = huggingface_hub.snapshot_download(
+        fetch.repository, revision=fetch.revision, allow_patterns=list(fetch.patterns), dry_run=True
+    )
+    new = sum(file.file_size or 0 for file in files if file.will_download)
+    return Size(fetch, len(files), new, sum(file.file_size or 0 for file in files))
+
+
+def _in_cache(fetch: Fetch) -> list[Path] | None:
+    """The files that huggingface_hub's cache has of a repository, or None where it lacks some of them."""
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            fetch.repository, revision=fetch.revision, allow_patterns=list(fetch.patterns), local_files_only=True
+        )
+        files = _files(Path(folder), fetch)
+        lists = [path for name, path in files.items() if name.endswith(".safetensors.index.json")]
+        shards = [path.with_name(one) for path in lists for one in json.loads(path.read_bytes())["weight_map"].values()]
+    except (OSError, ValueError, LookupError):
+        # huggingface_hub has nothing, or knows that it has not all of it; or the list of a model's files is damaged.
+        return None
+    whole = not absent(fetch, files) and all(path.is_file() for path in shards)
+    return list(files.values()) if whole else None
+
+
+def _files(folder: Path, fetch: Fetch) -> dict[str, Path]:
+    """Name in the repository -> path of the files of `fetch` in a folder of huggingface_hub's cache."""
+    names = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    patterns = fetch.patterns
+    return {name: path for name, path in names.items() if any(fnmatch.fnmatchcase(name, one) for one in patterns)}
+
+
+def _import(need: _Need, fetched: Mapping[str, _Fetched], progress: Progress | None) -> ImportReport:
     from opentar.published.importing import add_to_model, import_tar
 
     def place(repository: str, file: str = "") -> Path:
@@ -164,22 +234,50 @@ def _import(
         return path
 
     origins: dict[Path, Origin] = {}
-    ar = [place(TOKENIZER, AR[part]) for part in parts if part in AR]
-    sana = [place(SANA[part]) for part in parts if part in SANA]
-    if not new:
-        # The VQGAN stands in the folder already.
-        return add_to_model(folder, ar=ar, sana=sana, origins=origins, progress=progress)
+    ar = [place(TOKENIZER, AR[part]) for part in need.parts if part in AR]
+    sana = [place(SANA[part]) for part in need.parts if part in SANA]
+    vqgan = place(VQGAN, VQGAN_FILE) if VQGAN in fetched else None
+    if not need.new:
+        return add_to_model(need.folder, ar=ar, vqgan=vqgan, sana=sana, origins=origins, progress=progress)
     return import_tar(
-        folder,
-        llm=place(model),
+        need.folder,
+        llm=place(need.model),
         ta_tok=place(TOKENIZER, TA_TOK_FILE),
         ar=ar,
-        vqgan=place(VQGAN, VQGAN_FILE) if ar else None,
+        vqgan=vqgan,
         sana=sana,
-        name=model.rpartition("/")[2],
+        name=need.model.rpartition("/")[2],
         origins=origins,
         progress=progress,
     )
+
+
+def _need(model: str, folder: Path, wanted: Sequence[str], revisions: Mapping[str, str]) -> _Need | None:
+    """What has to be fetched, or None where all of it is there. Raises ModelError where it could not be imported."""
+    new = not _is_model(folder)
+    parts = tuple(wanted) if new else _missing(standing(folder), wanted)
+    if not parts and not new:
+        return None
+    _check_installed(parts)
+    if new:
+        return _Need(model, folder, parts, True, fetches(model, parts, revisions))
+    canvas = any(part in AR for part in parts) and not _has_canvas(standing(folder))
+    plan = fetches(model, parts, _commits(folder) | dict(revisions), whole=False, canvas=canvas)
+    return _Need(model, folder, parts, False, plan)
+
+
+def _check_installed(parts: Sequence[str]) -> None:
+    """Refuse before the first byte what the import would refuse after the last one."""
+    sana = [part for part in parts if part in SANA]
+    if not sana:
+        return
+    try:
+        import diffusers  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            f"diffusers is not installed, and {', '.join(sana)} cannot be imported without it; nothing was fetched; "
+            "install it with: pip install 'opentar[published]', or leave the part out"
+        ) from error
 
 
 def _commits(folder: Path) -> dict[str, str]:
@@ -190,13 +288,24 @@ def _commits(folder: Path) -> dict[str, str]:
 
 
 def _missing(folder: Path, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Those of `wanted` that the imported model does not have."""
-    if not _is_model(folder):
-        return tuple(wanted)
-    files = [file for source in model_folder.read_config(standing(folder)).sources.values() for file in source]
-    there = {part for part, name in AR.items() if any(file.endswith(f"/{name}") for file in files)}
-    there |= {part for part, name in SANA.items() if any(file.startswith(f"{name}@") for file in files)}
-    return tuple(part for part in wanted if part not in there)
+    """Those of `wanted` that the imported model in `folder` does not have."""
+    config = model_folder.read_config(folder)
+    parts = unnamed(wanted, (file for source in config.sources.values() for file in source))
+    if not parts:
+        return ()
+    from opentar.published.standing import draws
+
+    # Files may have been renamed; a model holds one de-tokenizer of a kind and size, wherever it came from.
+    drawn = draws(folder, config)
+    kinds = {part: ("ar" if part in AR else "diffusion", int(part.rpartition("_")[2])) for part in parts}
+    return tuple(part for part in parts if kinds[part] not in drawn)
+
+
+def _has_canvas(folder: Path) -> bool:
+    """Whether the VQGAN stands in the model already: not where it was imported by hand without an AR de-tokenizer."""
+    from opentar.published.standing import canvas_of
+
+    return canvas_of(folder, model_folder.read_config(folder)) is not None
 
 
 def _offline() -> bool:
@@ -220,19 +329,18 @@ def _fetch(size: Size, note: Note | None, bars: bool | None) -> _Fetched:
             fetch.repository,
             revision=fetch.revision,
             allow_patterns=list(fetch.patterns),
-            local_files_only=_offline(),
+            local_files_only=bool(size.cached),
             **options,
         )
     )
-    absent = [name for name in fetch.patterns if name in _NEEDED and not (folder / name).is_file()]
-    if absent:
-        raise WeightsError(f"{fetch.repository} at {fetch.revision} has no {', '.join(absent)}; name another revision")
-    names = {path: path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))}
-    for path, name in names.items():
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in fetch.patterns):
-            _check_sha256(path)
+    files = _files(folder, fetch)
+    if lacking := absent(fetch, files):
+        raise WeightsError(f"{fetch.repository} at {fetch.revision} has no {', '.join(lacking)}; name another revision")
+    for path in files.values():
+        _check_sha256(path)
     commit = folder.name if _COMMIT.fullmatch(folder.name) else fetch.revision
-    return _Fetched(folder, Origin(repository=fetch.repository, commit=commit, licence=_licence(fetch, commit)))
+    licence = "" if size.cached else _licence(fetch, commit)
+    return _Fetched(folder, Origin(repository=fetch.repository, commit=commit, licence=licence))
 
 
 def _check_room(plan: Sequence[Size]) -> None:
@@ -286,8 +394,6 @@ def _check_sha256(path: Path) -> None:
 
 def _licence(fetch: Fetch, commit: str) -> str:
     """The licence that the repository's page states, or an empty text; not knowing it stops nothing."""
-    if _offline():
-        return ""
     import huggingface_hub
 
     try:
@@ -299,29 +405,43 @@ def _licence(fetch: Fetch, commit: str) -> str:
     return " ".join(str(stated).split())[:80] if stated else ""
 
 
-def _by_hand(model: str, parts: Sequence[str], folder: Path, new: bool, error: Exception) -> str:
-    """One line: why it failed, which files to get from where, and the command that imports them."""
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+@contextlib.contextmanager
+def _help_by_hand(need: _Need) -> Iterator[None]:
+    """Make one line of whatever the hub raises: why it failed, which files to get, the command that imports them."""
+    try:
+        yield
+    except OpenTarError:
+        raise
+    except Exception as error:
+        # The hub and its transport raise a dozen unrelated kinds, and every one means the same here.
+        why = _unreachable(error)
+        why = f"{why}, and the files are not all in the cache of huggingface_hub" if why else _told(error)
+        hand = by_hand(need.model, need.parts, need.plan, need.folder, new=need.new)
+        raise WeightsError(f"cannot fetch {need.model} ({why}). {hand}") from error
+
+
+def _unreachable(error: Exception) -> str:
+    """Why the hub gave no answer at all, or an empty text where it did."""
     if _offline():
-        reason = "HF_HUB_OFFLINE is set and the files are not in the cache of huggingface_hub"
-    name = model.rpartition("/")[2]
-    words = [f"opentar import tar --add {folder}"]
-    if new:
-        words = [f"opentar import tar --llm {name} --ta-tok {TA_TOK_FILE}"]
-    words += [f"--ar {AR[part]}" for part in parts if part in AR]
-    if new and any(part in AR for part in parts):
-        words.append(f"--vqgan {VQGAN_FILE}")
-    words += [f"--sana {SANA[part].rpartition('/')[2]}" for part in parts if part in SANA]
-    words += [f"-o models/{name}"] if new else []
-    files = "; ".join(_named(one) for one in fetches(model, parts, whole=new))
-    return f"cannot fetch {model} ({reason}). By hand: get {files}; then run: {' '.join(words)}"
+        return "HF_HUB_OFFLINE is set"
+    error = _behind(error)
+    # httpx, which huggingface_hub has under more than one name.
+    transport = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+    down = transport or isinstance(error, (ConnectionError, TimeoutError))
+    return f"the hub cannot be reached: {_told(error)}" if down else ""
 
 
-def _named(fetch: Fetch) -> str:
-    """What to get of one repository, for people."""
-    if any("*" in pattern for pattern in fetch.patterns):
-        return f"all of {fetch.repository} as folder {fetch.repository.rpartition('/')[2]}"
-    return f"{', '.join(fetch.patterns)} of {fetch.repository}"
+def _told(error: Exception) -> str:
+    error = _behind(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def _behind(error: Exception) -> Exception:
+    """What happened, where huggingface_hub says only what it could not do because of it."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    vague = type(error).__module__.startswith("huggingface_hub.") and not isinstance(error, HfHubHTTPError)
+    return error.__cause__ if vague and isinstance(error.__cause__, Exception) else error
 
 
 def _is_model(folder: Path) -> bool:

@@ -11,14 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from opentar import model_folder
 from opentar.core.disk import check_room, free_bytes
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError, nearest, shown
 from opentar.core.folder import atomic_folder, verify
+from opentar.core.memory import check_memory
+from opentar.core.storage import SHARD_BYTES
+from opentar.core.tensors import check_numbers
+from opentar.image_to_tokens.published import read_ta_tok
 from opentar.image_to_tokens.ta_tok import TATokConfig
 from opentar.language.model import LanguageConfig
+from opentar.language.published import check_llm
 from opentar.model_folder import Defaults, DrawSettings, ModelConfig, ReadSettings
-from opentar.published.card import CARD
 from opentar.published.planned import (
     DTYPES,
     Dtype,
@@ -32,12 +39,16 @@ from opentar.published.planned import (
     plan_ta_tok,
     read_canvas,
 )
+from opentar.published.sana_folder import PublishedSana, check_sana
 from opentar.published.standing import Canvas, Features, canvas_of, link_tree, pixels_of, ta_tok_config
 from opentar.tokens_to_image.ar import ARConfig
+from opentar.tokens_to_image.published import read_ar_dtok, read_vqgan
 from opentar.vocab import Vocab
 
 DATA = "what the authors trained on (arXiv 2506.18898)"
 DESCRIBE = "Describe the image shortly."
+MAX_NAME = 100
+"""Most characters of a model's name."""
 Progress = Callable[[str, int, int], None]
 """Called with (part, tensors done, tensors in all)."""
 _OVERHEAD = 1 << 20
@@ -87,7 +98,7 @@ def import_tar(
         ar: AR de-tokenizers, ar_dtok_*.pth. The first becomes "ar", the others take their size: "ar_512".
         vqgan: the VQGAN they all paint with, vq_ds16_t2i.pt; needed with `ar`.
         sana: folders of diffusion de-tokenizers; the first becomes "diffusion".
-        name: how the model calls itself; default: the name of `llm`.
+        name: how the model calls itself, at most 100 printable characters; default: the name of `llm`.
         dtype: "keep" stores numbers as they are, "bf16" and "fp32" convert them.
         dry_run: read and check everything, write nothing.
         origins: where the files and folders came from, for those that came from the hub.
@@ -95,11 +106,14 @@ def import_tar(
 
     Raises:
         WeightsError: a file is missing, damaged, not what its argument says, or parts do not fit each other.
-        ModelError: `ar` without `vqgan`, two de-tokenizers of one kind and size, or diffusers is not installed.
+        ModelError: `ar` without `vqgan`, two de-tokenizers of one kind and size, diffusers is not installed, or too
+            little memory.
+        ConfigError: another dtype, or a name that cannot be shown on a line.
         OutputError: `out` holds something, or the disk is too small or refuses.
     """
     out = _path(out)
     _check_dtype(dtype)
+    name = _checked_name(name or _path(llm).resolve().name)
     _check_free(out)
     given = dict(origins or {})
     tokenizer = plan_ta_tok(_path(ta_tok), dtype, given)
@@ -109,8 +123,11 @@ def import_tar(
     features = Features.of(tokenizer.config, language.config.vocab)
     painters, more = _plan_painters(ar, canvas, sana, features, {}, dtype, given)
     planned = [tokenizer, language, *painters]
-    config = _model_config(name or _path(llm).resolve().name, planned, language.config.vocab)
+    config = _model_config(name, planned, language.config.vocab)
     report = _report(out, config.name, planned, (*notes, *more))
+    _check_pickle(_path(ta_tok), lambda path: read_ta_tok(path)[1], dtype)
+    check_llm(_path(llm), language.config, _kind(dtype))
+    _check_painters(ar, vqgan, painters, dtype)
     if not dry_run:
         with atomic_folder(out) as stage:
             _write_parts(planned, stage, progress)
@@ -155,14 +172,13 @@ def add_to_model(
     planned, notes = _plan_painters(ar, canvas, sana, features, standing, dtype, dict(origins or {}))
     grown = _grown(config, planned)
     report = _report(folder, config.name, planned, notes)
+    _check_painters(ar, vqgan, planned, dtype)
     if not dry_run:
-        card = (folder / CARD).read_bytes() if (folder / CARD).is_file() else None
         with atomic_folder(folder) as stage:
             for part in config.parts:
                 link_tree(folder / part, stage / part)
             _write_parts(planned, stage, progress)
             model_folder.write_config(stage, grown)
-        _put_back(card, folder)
     return dataclasses.replace(report, written=not dry_run)
 
 
@@ -173,6 +189,37 @@ def _path(given: str | Path) -> Path:
 def _check_dtype(dtype: str) -> None:
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {shown(dtype)}; choose {', '.join(DTYPES)}.{nearest(str(dtype), DTYPES)}")
+
+
+def _checked_name(name: str) -> str:
+    """`name`, which stands in lists and reports: one line, nothing that a terminal would obey."""
+    if not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME or not name.isprintable():
+        raise ConfigError(f"the model's name is {shown(name)}; give one of 1 to {MAX_NAME} printable characters")
+    return name
+
+
+def _kind(dtype: Dtype) -> torch.dtype:
+    """The narrowest type that numbers are changed into."""
+    return torch.bfloat16 if dtype == "bf16" else torch.float32
+
+
+def _check_pickle(path: Path, read: Callable[[Path], Mapping[str, Tensor]], dtype: Dtype) -> None:
+    """Read every number that is taken from a file, tensor by tensor. Raises WeightsError for NaN and infinity."""
+    for name, tensor in read(path).items():
+        check_numbers(path, name, tensor, _kind(dtype))
+
+
+def _check_painters(
+    ar: Sequence[str | Path], vqgan: str | Path | None, planned: Sequence[Planned], dtype: Dtype
+) -> None:
+    """Read every number of the new de-tokenizers; what a write would refuse is refused before it, and in a dry run."""
+    for path in map(_path, ar):
+        _check_pickle(path, lambda path: read_ar_dtok(path)[1], dtype)
+    if ar and vqgan is not None:
+        _check_pickle(_path(vqgan), lambda path: read_vqgan(path)[1], dtype)
+    for one in planned:
+        if isinstance(one.config, PublishedSana):
+            check_sana(one.config, "bfloat16" if dtype == "bf16" else None)
 
 
 def _check_free(out: Path) -> None:
@@ -304,26 +351,16 @@ def _grown(config: ModelConfig, planned: Sequence[Planned]) -> ModelConfig:
 
 
 def _report(folder: Path, name: str, planned: Sequence[Planned], notes: tuple[str, ...]) -> ImportReport:
-    """What will be written, after a look at the disk. Raises OutputError when it is too small."""
+    """What will be written. Raises OutputError when the disk is too small, ModelError when the memory is."""
     needed = sum(one.report.bytes + _OVERHEAD for one in planned)
     check_room(folder, needed)
+    # Sources are mapped; what is held is one file of the new part, and one tensor in both types.
+    check_memory("importing", max((min(one.report.bytes, SHARD_BYTES) for one in planned), default=0))
     free = free_bytes(folder)
     reports = tuple(one.report for one in planned)
     return ImportReport(
         folder=folder, name=name, parts=reports, notes=notes, needed_bytes=needed, free_bytes=free, written=False
     )
-
-
-def _put_back(card: bytes | None, folder: Path) -> None:
-    """The model card stands outside the manifest, so that people may write in it; it is theirs to bring up to date."""
-    if card is None:
-        return
-    try:
-        (folder / CARD).write_bytes(card)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {CARD} of {shown(folder)} again: {error.strerror}; the model is whole"
-        ) from error
 
 
 def _write_parts(planned: Sequence[Planned], stage: Path, progress: Progress | None) -> None:

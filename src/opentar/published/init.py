@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ from opentar.published.qwen_tokenizer import PACKAGE, PIECES, build_qwen_tokeniz
 from opentar.published.sizes import SanaSize, TarSize
 from opentar.tokens_to_image.ar import ARTransformer
 from opentar.tokens_to_image.detokenizer import write_settings
-from opentar.tokens_to_image.sana import NEGATIVE_NAME, SanaConfig
+from opentar.tokens_to_image.sana import SanaConfig
+from opentar.tokens_to_image.sana_parts import NEGATIVE_NAME
 from opentar.tokens_to_image.vqgan import VQGAN
 
 PARTS = ("language", "ta_tok", "detok_ar", "detok_diffusion")
@@ -144,6 +146,12 @@ def init_random(
         raise OutputError(f"{shown(out)} exists and is not an empty folder; choose another name")
     tensors = {part: _shapes(size, part) for part in parts}
     total = {part: sum(_numbers(like) for like in groups.values()) for part, groups in tensors.items()}
+    stored = sum(total.values()) * kind.itemsize
+    if "detok_diffusion" in total:
+        # Whatever the type of the rest, they are float32.
+        negative = math.prod(_negative_shape(size.sana))
+        total["detok_diffusion"] += negative
+        stored += negative * torch.float32.itemsize
     _check_machine(out, tensors, kind, shard_bytes)
     config, tokenizer, text = _with_tokenizer(size.language)
     size = dataclasses.replace(size, language=config)
@@ -157,7 +165,7 @@ def init_random(
         folder=out,
         name=told.name,
         numbers=total,
-        bytes=sum(total.values()) * kind.itemsize,
+        bytes=stored,
         storage=writer.storage,
         tokenizer=text,
     )
@@ -196,6 +204,10 @@ def _sana_parts(size: SanaSize) -> tuple[nn.Module, nn.Module, Any]:
     with torch.device("meta"):
         transformer, vae = SanaTransformer2DModel(**size.transformer), AutoencoderDC(**size.vae)
     return transformer, vae, DPMSolverMultistepScheduler(**size.scheduler)
+
+
+def _negative_shape(size: SanaSize) -> tuple[int, int]:
+    return size.negative_length, size.transformer["caption_channels"]
 
 
 def _numbers(like: Mapping[str, Tensor]) -> int:
@@ -300,8 +312,7 @@ class _Writer:
                 write_tensors(
                     stage / name, self._random(part, name), self.storage, self.shard_bytes, stem=_DIFFUSERS_STEM
                 )
-        shape = (self.size.sana.negative_length, self.size.sana.transformer["caption_channels"])
-        like = {NEGATIVE_NAME: torch.empty(shape, device="meta")}
+        like = {NEGATIVE_NAME: torch.empty(_negative_shape(self.size.sana), device="meta")}
         negative = RandomState(like, torch.float32, f"{self.seed}/{part}")
         write_tensors(stage, negative, "float32", stem=NEGATIVE_NAME)
         index: dict[str, Any] = {"_class_name": "SanaPipeline", "text_encoder": [None, None], "tokenizer": [None, None]}

@@ -7,6 +7,7 @@ written, and a part is let go before the next one begins.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,7 +203,8 @@ def _report(
         origin = origins.get(path)
         licences.append(licence_of(origin.repository, origin.licence) if origin else licence_of(""))
         if origin is None:
-            files.append(path.resolve().name)
+            # Links are not followed: in the cache of huggingface_hub they lead to a hash, and the name is lost.
+            files.append(os.path.basename(os.path.abspath(path)))
         elif path.is_dir():
             files.append(f"{origin.repository}@{origin.commit}")
         else:

@@ -1,4 +1,4 @@
-"""A published SANA folder: checked by name and shape without loading it, and written as a part of a model folder.
+"""A published SANA folder: checked by name, shape and setting without loading it, and written as a part of a model.
 
 The transformer, the autoencoder and the scheduler are taken over; the negative features leave their pickle. The text
 encoder and the tokenizer are not even looked at, and neither is any code that lies in the folder.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,15 +20,24 @@ from torch import Tensor
 
 from opentar.core.config import to_dict
 from opentar.core.errors import ModelError, WeightsError, nearest, shown
+from opentar.core.headers import read_header
 from opentar.core.storage import write_tensors
+from opentar.core.tensors import check_kind, check_numbers, check_plain, each_tensor_of
 from opentar.core.torch_files import read_torch_file
 from opentar.tokens_to_image.detokenizer import write_settings
-from opentar.tokens_to_image.sana import NEGATIVE_NAME, NEGATIVE_PICKLE, SanaConfig
+from opentar.tokens_to_image.sana import SanaConfig
+from opentar.tokens_to_image.sana_parts import NEGATIVE_NAME, NEGATIVE_PICKLE
 
 STEM = "diffusion_pytorch_model"
 WEIGHTS, INDEX = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json"
 SCHEDULER = "scheduler_config.json"
 _PARTS = {"transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC"}
+_NUMBERS: dict[str, dict[str, tuple[float, float]]] = {
+    "transformer": {"sample_size": (1, 4096), "timestep_scale": (1e-6, 1e6)},
+    "vae": {"scaling_factor": (1e-6, 1e6)},
+    "scheduler": {"num_train_timesteps": (1, 100_000)},
+}
+"""Part -> settings that are first used while drawing, with what they may be: whole numbers where the limits are."""
 
 
 class PublishedSana(NamedTuple):
@@ -65,11 +75,15 @@ def read_sana(folder: str | Path) -> PublishedSana:
     configs = {name: _config(folder, name, classes[name]) for name in classes}
     files = {name: _weight_files(folder / name) for name in _PARTS}
     tensors = {name: _headers(folder / name, files[name]) for name in _PARTS}
-    built = {name: _built(classes[name], configs[name], folder / name) for name in classes}
+    built = {name: _built(classes[name], configs[name], folder / name) for name in _PARTS}
     for name in _PARTS:
         expected = {key: tuple(tensor.shape) for key, tensor in built[name].state_dict().items()}
         _check_tensors(folder / name, tensors[name], expected)
+    _check_scheduler(classes["scheduler"], configs["scheduler"], folder / "scheduler" / SCHEDULER)
     width = built["transformer"].config.caption_channels
+    given, taken = built["transformer"].config.in_channels, built["vae"].config.latent_channels
+    if given != taken:
+        raise WeightsError(f"{folder}: the transformer paints {given} channels, the vae takes {taken}; get it again")
     factor = 2 ** (len(built["vae"].config.encoder_block_out_channels) - 1)
     negative_LD = _negative(folder, width)
     return PublishedSana(
@@ -85,29 +99,44 @@ def read_sana(folder: str | Path) -> PublishedSana:
     )
 
 
+def check_sana(sana: PublishedSana, storage: str | None) -> None:
+    """Read every number of the folder, one tensor at a time; `storage` is that of `write_sana`.
+
+    Raises:
+        WeightsError: a tensor holds NaN, infinity or what its type will not hold, or cannot be read.
+    """
+    for name in _PARTS:
+        # Whatever it is stored as, the transformer runs on weights rounded to bfloat16.
+        narrow = storage == "bfloat16" or name == "transformer"
+        for file in sana.files[name]:
+            source = sana.folder / name / file
+            for key, tensor in each_tensor_of(source):
+                check_numbers(source, key, tensor, torch.bfloat16 if narrow else torch.float32)
+
+
 def write_sana(sana: PublishedSana, stage: Path, storage: str | None) -> Iterator[int]:
     """Write the part into the empty folder `stage`; yields the number of tensors done after each step.
 
     Args:
-        sana: what `read_sana` returned.
+        sana: what `read_sana` returned and `check_sana` let pass.
         stage: an unfinished folder (`atomic_folder`).
         storage: "float32" or "bfloat16" converts every number; None copies the files as they are.
 
     Raises:
-        WeightsError: a tensor holds NaN or infinity, or cannot be read.
+        WeightsError: a tensor cannot be read.
         OSError: the disk refuses.
     """
     done = 0
     for name in _PARTS:
         (stage / name).mkdir()
         if storage is not None:
-            write_tensors(stage / name, _checked(sana, name, sana.files[name]), storage, stem=STEM)
+            write_tensors(stage / name, _each(sana, name), storage, stem=STEM)
             done += len(sana.tensors[name])
             yield done
             continue
         for file in sana.files[name]:
-            done += sum(1 for _ in _checked(sana, name, (file,)))
             shutil.copyfile(sana.folder / name / file, stage / name / file)
+            done += len(read_header(stage / name / file))
             yield done
         if (sana.folder / name / INDEX).is_file():
             shutil.copyfile(sana.folder / name / INDEX, stage / name / INDEX)
@@ -151,7 +180,7 @@ def _config(folder: Path, name: str, kind: str) -> dict[str, Any]:
     config = _json(path)
     if config.get("_class_name", kind) != kind:
         raise WeightsError(f"{path} is of a {shown(config['_class_name'])}; model_index.json says {kind}")
-    known = [key for key in inspect.signature(getattr(_diffusers(), kind).__init__).parameters if key != "self"]
+    known = list(_defaults(kind))
     for key in config:
         # `auto_map` would name code of the folder; a leading underscore marks remarks of diffusers.
         if key not in known and not key.startswith("_") and key != "auto_map":
@@ -159,7 +188,24 @@ def _config(folder: Path, name: str, kind: str) -> dict[str, Any]:
                 f"{path} has the unknown setting {shown(key)}; {kind} of the installed diffusers knows "
                 f"{', '.join(known)}.{nearest(key, known)}"
             )
+    for key, limits in _NUMBERS[name].items():
+        if key in config:
+            _check_number(path, key, config[key], *limits)
     return config
+
+
+def _defaults(kind: str) -> dict[str, Any]:
+    """The settings that a class of diffusers knows, with their defaults."""
+    signature = inspect.signature(getattr(_diffusers(), kind).__init__)
+    return {name: setting.default for name, setting in signature.parameters.items() if name != "self"}
+
+
+def _check_number(path: Path, name: str, value: Any, low: float, high: float) -> None:
+    whole = isinstance(low, int)
+    right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not right or not low <= value <= high:
+        kind = "whole number" if whole else "number"
+        raise WeightsError(f"{path}: {name} is {shown(value)}; expected a {kind} from {low:g} to {high:g}")
 
 
 def _weight_files(folder: Path) -> tuple[str, ...]:
@@ -192,17 +238,52 @@ def _headers(folder: Path, names: tuple[str, ...]) -> dict[str, tuple[tuple[int,
     return found
 
 
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if not key.startswith("_") and key != "auto_map"}
+
+
 def _built(kind: str, config: Mapping[str, Any], where: Path) -> Any:
     """A part of that config without memory for its numbers."""
-    settings = {key: value for key, value in config.items() if not key.startswith("_") and key != "auto_map"}
     try:
-        # A scheduler computes with its small tables at once, so it cannot do without memory.
-        with torch.device("cpu" if kind.endswith("Scheduler") else "meta"):
-            return getattr(_diffusers(), kind)(**settings)
+        with torch.device("meta"):
+            return getattr(_diffusers(), kind)(**_settings(config))
     except Exception as error:
         # diffusers checks few settings itself, so a wrong one fails anywhere inside.
         reason = str(error).split("\n")[0][:120]
         raise WeightsError(f"the config in {where} describes no {kind}: {reason}; get the folder again") from error
+
+
+def _check_scheduler(kind: str, config: Mapping[str, Any], path: Path) -> None:
+    """Refuse settings that fail while drawing; the one at fault is that whose default mends it."""
+    settings = _settings(config)
+    reason = _failure(kind, settings)
+    if not reason:
+        return
+    defaults = _defaults(kind)
+    for name, value in settings.items():
+        default = defaults[name]
+        if default is not inspect.Parameter.empty and not _failure(kind, {**settings, name: default}):
+            raise WeightsError(
+                f"{path}: {name} is {shown(value)}, with which {kind} cannot draw ({reason}); "
+                f"expected a value such as {shown(default)}, its default"
+            )
+    raise WeightsError(f"{path}: {kind} cannot draw with these settings ({reason}); get the folder again")
+
+
+def _failure(kind: str, settings: Mapping[str, Any]) -> str:
+    """Why a scheduler of those settings draws nothing in the usual steps; empty when it draws."""
+    latents_BChw = torch.ones(1, 1, 2, 2)
+    try:
+        # A trial is no occasion for the warnings of a library.
+        with warnings.catch_warnings(action="ignore"):
+            scheduler = getattr(_diffusers(), kind)(**settings)
+            scheduler.set_timesteps(SanaConfig().steps, device="cpu")
+            for time in scheduler.timesteps:
+                latents_BChw = scheduler.step(torch.ones(1, 1, 2, 2), time, latents_BChw, return_dict=False)[0]
+    except Exception as error:
+        # As where a part is built: a wrong setting fails anywhere inside.
+        return (str(error).split("\n")[0] or type(error).__name__)[:120]
+    return "" if torch.isfinite(latents_BChw).all() else "its steps give NaN or infinity"
 
 
 def _check_tensors(
@@ -214,8 +295,7 @@ def _check_tensors(
         shape, dtype = given[name]
         if shape != size:
             raise WeightsError(f"{where}: {name} has shape {list(shape)}; expected {list(size)}")
-        if not dtype.is_floating_point:
-            raise WeightsError(f"{where}: {name} is of type {dtype}; expected floating-point numbers")
+        check_kind(where, name, dtype)
     for name in given:
         if name not in expected:
             raise WeightsError(f"{where} has the unknown tensor {shown(name)}{nearest(name, expected)}; get it again")
@@ -226,13 +306,15 @@ def _negative(folder: Path, width: int) -> Tensor | None:
     if not path.is_file():
         return None
     table = read_torch_file(path, "the negative features", NEGATIVE_PICKLE)
+    if isinstance(table, Tensor):
+        check_plain(path, NEGATIVE_NAME, table)
     if isinstance(table, Tensor) and table.ndim == 3 and len(table) == 1:
         table = table[0]
     if not isinstance(table, Tensor) or table.ndim != 2 or table.shape[1] != width or not len(table):
         found = list(table.shape) if isinstance(table, Tensor) else type(table).__name__
         raise WeightsError(f"{path} holds {found}; expected one tensor (length, {width})")
-    if not torch.isfinite(table).all():
-        raise WeightsError(f"{path} holds NaN or infinity; download it again")
+    # The features go through bfloat16 when they are used.
+    check_numbers(path, NEGATIVE_NAME, table, torch.bfloat16)
     return table.float().clone()
 
 
@@ -248,18 +330,10 @@ def _notes(folder: Path, configs: Mapping[str, Mapping[str, Any]], negative_LD: 
     return tuple(notes)
 
 
-def _checked(sana: PublishedSana, name: str, files: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a part's files one after the other, refused when they hold NaN."""
-    for source in (sana.folder / name / file for file in files):
-        try:
-            with safe_open(source, framework="pt") as content:
-                for key in content.keys():  # noqa: SIM118, it is no dict
-                    tensor = content.get_tensor(key)
-                    if not torch.isfinite(tensor).all():
-                        raise WeightsError(f"{source}: {key} holds NaN or infinity; download it again")
-                    yield key, tensor
-        except SafetensorError as error:
-            raise WeightsError(f"{source} is missing or damaged: {error}") from error
+def _each(sana: PublishedSana, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a part, file by file."""
+    for file in sana.files[name]:
+        yield from each_tensor_of(sana.folder / name / file)
 
 
 def _json(path: Path) -> dict[str, Any]:

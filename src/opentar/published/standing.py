@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from opentar.core.config import from_dict
-from opentar.core.folder import read_config
+from opentar.core.folder import read_config, saved_files
 from opentar.image_to_tokens.ta_tok import TATokConfig
-from opentar.model_folder import ModelConfig
+from opentar.model_folder import DETOK_PREFIX, ModelConfig
 from opentar.tokens_to_image.ar import ARConfig
 from opentar.tokens_to_image.vqgan import VQGANConfig
 from opentar.vocab import Vocab
@@ -73,20 +73,24 @@ def pixels_of(folder: Path) -> int:
     return 0
 
 
-def link_tree(source: Path, target: Path) -> None:
-    """`target` with the files of the folder `source`: hard links, or copies where the disk knows no links.
+def draws(folder: Path, config: ModelConfig) -> set[tuple[str, int]]:
+    """Kind ("ar", "diffusion") and pixels of every de-tokenizer of a model. Raises WeightsError or ConfigError."""
+    return {(name.partition("_")[0], pixels_of(folder / f"{DETOK_PREFIX}{name}")) for name in config.detokenizers}
 
-    Files of a part are never changed in place, only replaced, so two folders may share them.
+
+def link_tree(source: Path, target: Path) -> None:
+    """`target` with the files of the part `source`: hard links, or copies where the disk knows no links.
+
+    Files of a part are never changed in place, only replaced, so two folders may share them. What its manifest does
+    not name is no part of it. Raises WeightsError without a manifest.
     """
-    target.mkdir()
-    for path in sorted(source.iterdir()):
-        if path.is_dir():
-            link_tree(path, target / path.name)
-            continue
+    for name in saved_files(source):
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            (target / path.name).hardlink_to(path)
+            path.hardlink_to(source / name)
         except OSError:
-            shutil.copyfile(path, target / path.name)
+            shutil.copyfile(source / name, path)
 
 
 def _config_of(kind: type[ConfigT], folder: Path) -> ConfigT:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from opentar.core.errors import ConfigError, WeightsError, nearest, shown
+from opentar.core.tensors import check_plain
 from opentar.core.torch_files import model_of
 from opentar.tokens_to_image.ar import ARConfig, ARTransformer
 from opentar.tokens_to_image.vqgan import VQGAN, VQGANConfig
@@ -79,6 +80,9 @@ AR_ARGS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 """known arguments and their types; those not read below shape training only, or a layer that is not in the file"""
 
+_LARGEST = 1_000_000_000
+"""A size beyond this is none of a de-tokenizer, and its tensors would have more numbers than can be counted."""
+
 
 def read_ar_dtok(path: str | Path) -> tuple[ARConfig, dict[str, Tensor]]:
     """Read a published AR de-tokenizer.
@@ -95,7 +99,7 @@ def read_ar_dtok(path: str | Path) -> tuple[ARConfig, dict[str, Tensor]]:
     where = str(path)
     model = model_of(Path(path), "an AR de-tokenizer", "ar_dtok_*.pth")
     name, args, stored = model.get("name"), model.get("args"), model.get("sd")
-    if name not in SIZES:
+    if not isinstance(name, str) or name not in SIZES:
         raise WeightsError(f"{where}: model.name is {shown(name)}; known are {', '.join(SIZES)}")
     if not isinstance(args, Mapping) or not isinstance(stored, Mapping):
         raise WeightsError(f"{where}: model.args and model.sd must be mappings; give an ar_dtok_*.pth")
@@ -150,8 +154,17 @@ def _check_args(args: Mapping[str, Any], where: str) -> None:
         if args.get(name, expected) != expected:
             raise WeightsError(f"{where}: model.args.{name} is {shown(args[name])}; only {expected!r} is known")
     for name in ("cond_dim", "cls_token_num", "max_seq_len", "vocab_size"):
-        if name not in args or args[name] < 1:
-            raise WeightsError(f"{where}: model.args.{name} is {shown(args.get(name))}; a whole number is needed")
+        if not 1 <= args.get(name, 0) <= _LARGEST:
+            raise WeightsError(
+                f"{where}: model.args.{name} is {shown(args.get(name))}; a whole number from 1 to {_LARGEST} is needed"
+            )
+    for name, largest in (("ffn_dim_multiplier", 1000), ("norm_eps", 1)):
+        value = args.get(name)
+        # NaN is in no range.
+        if value is not None and not 0 < value <= largest:
+            raise WeightsError(
+                f"{where}: model.args.{name} is {shown(value)}; a number above 0 and up to {largest} is needed"
+            )
 
 
 def _ar_config(name: str, args: Mapping[str, Any], where: str) -> ARConfig:
@@ -164,6 +177,8 @@ def _ar_config(name: str, args: Mapping[str, Any], where: str) -> ARConfig:
         mlp_size = int(args["ffn_dim_multiplier"] * mlp_size)
     multiple = args.get("multiple_of", 256)
     try:
+        if not 1 <= multiple <= _LARGEST:
+            raise ConfigError(f"model.args.multiple_of is {shown(multiple)}; give a whole number from 1 to {_LARGEST}")
         return ARConfig(
             feature_size=args["cond_dim"],
             prefix=args["cls_token_num"],
@@ -179,7 +194,7 @@ def _ar_config(name: str, args: Mapping[str, Any], where: str) -> ARConfig:
             temperature=1.0,
             top_p=1.0,
         )
-    except (ConfigError, ZeroDivisionError) as error:
+    except ConfigError as error:
         raise WeightsError(f"{where} describes no AR de-tokenizer: {error}") from error
 
 
@@ -191,7 +206,9 @@ def _renamed(
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise WeightsError(f"{where}: {shown(name)} is not a tensor; only named tensors are expected")
         if name not in dropped:
-            state[_rename(name, table, where)] = tensor
+            ours = _rename(name, table, where)
+            check_plain(where, name, tensor)
+            state[ours] = tensor
     return state
 
 
@@ -220,8 +237,6 @@ def _check_shapes(kind: type[nn.Module], config: Any, state: Mapping[str, Tensor
             raise WeightsError(f"{where} lacks the tensor of {name} {list(size)}; a whole file is needed")
         if tuple(state[name].shape) != size:
             raise WeightsError(f"{where}: {name} has shape {list(state[name].shape)}; expected {list(size)}")
-        if not state[name].is_floating_point():
-            raise WeightsError(f"{where}: {name} is of type {state[name].dtype}; expected floating-point numbers")
     for name in state:
         if name not in expected:
             raise WeightsError(f"{where} has {name}, which its arguments do not call for; give a whole file")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,27 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opentar.core.config import from_dict, to_dict
-from opentar.core.errors import ConfigError, ModelError, WeightsError, shown
-from opentar.core.folder import MANIFEST, atomic_folder, read_config, verify
-from opentar.core.storage import stored_dtype, write_tensors
+from opentar.core.errors import ConfigError, ModelError, shown
+from opentar.core.folder import CONFIG, MANIFEST, atomic_folder, read_config, verify
+from opentar.core.storage import write_tensors
 from opentar.nn.sampling import generators, guide, noise
 from opentar.tokens_to_image.detokenizer import Callback, check_guidance, check_steps, grid_side, write_settings
+from opentar.tokens_to_image.sana_parts import NEGATIVE_NAME, read_parts
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, SanaTransformer2DModel, SchedulerMixin
 
     from opentar.core.storage import LoadDtype
-
-NEGATIVE_NAME = "negative_prompt_embeds"
-NEGATIVE, NEGATIVE_PICKLE = f"{NEGATIVE_NAME}.safetensors", f"{NEGATIVE_NAME}.pth"
-"""File of the negative features as OpenTar writes it, and as it is published."""
-_STEM = "diffusion_pytorch_model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +171,7 @@ class SanaDetokenizer(nn.Module):
     def pixels(self, latents_BChw: Tensor) -> Tensor:
         """Latents (B, C, h, w) to pixels float32 (B, 3, h * factor, w * factor) clamped to [0, 1]."""
         scaled = (latents_BChw / self.vae.config.scaling_factor).to(self.vae.dtype)
-        # The weights lie this way too; convolutions on the CPU then need no reordering (about a tenth of the time).
+        # As the weights lie.
         scaled = scaled.contiguous(memory_format=torch.channels_last)
         return (self.vae.decode(scaled, return_dict=False)[0].float() * 0.5 + 0.5).clamp(0, 1)
 
@@ -243,67 +236,15 @@ class SanaDetokenizer(nn.Module):
             WeightsError: a part is missing, damaged or of another class.
         """
         folder = Path(folder)
-        if (folder / MANIFEST).is_file():
+        ours = (folder / CONFIG).is_file()
+        # A published folder has neither of the two; in ours a missing manifest is damage.
+        if ours or (folder / MANIFEST).is_file():
             verify(folder)
         if config is None:
-            stored = read_config(folder) if (folder / "config.json").is_file() else {"kind": "sana"}
+            stored = read_config(folder) if ours else {"kind": "sana"}
             if stored.pop("kind", None) != "sana":
                 raise ModelError(f"{shown(folder)} is no SANA folder: its config.json names another kind of model")
-            config = from_dict(SanaConfig, stored, where=f"{folder}/config.json")
-        return cls(config, *_parts(folder, dtype))
-
-
-def _parts(folder: Path, dtype: LoadDtype) -> tuple[Any, Any, Any, Tensor | None]:
-    """Transformer, autoencoder, scheduler and negative features of a folder."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ModelError("SANA folders need diffusers; install it with: pip install 'opentar[published]'") from error
-    index = _read_json(folder, "model_index.json")
-    loaded = []
-    for name, part_dtype in (("transformer", torch.bfloat16), ("vae", torch.float32), ("scheduler", None)):
-        kind = index.get(name, [None, None])[1]
-        allowed = {"transformer": ("SanaTransformer2DModel",), "vae": ("AutoencoderDC",)}.get(name)
-        known = isinstance(kind, str) and (kind in allowed if allowed else kind.endswith("Scheduler"))
-        if not known or not hasattr(diffusers, kind):
-            raise WeightsError(f"{folder}/model_index.json names {shown(kind)} as {name}; a SANA folder is needed")
-        options = {} if part_dtype is None else {"torch_dtype": part_dtype, "use_safetensors": True}
-        try:
-            loaded.append(getattr(diffusers, kind).from_pretrained(folder / name, local_files_only=True, **options))
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            reason = str(error).split("\n")[0][:160]
-            raise WeightsError(f"{folder / name} cannot be loaded ({reason}); get the folder again") from error
-    transformer, vae, scheduler = loaded
-    # The base class's: diffusers' own override warns about a list of modules that is empty here.
-    nn.Module.to(transformer, stored_dtype(folder / "transformer", _STEM) if dtype == "stored" else dtype)
-    vae.to(memory_format=torch.channels_last)
-    return transformer, vae, scheduler, _read_negative(folder, transformer.config.caption_channels)
-
-
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON mapping inside a folder of others. Raises WeightsError."""
-    try:
-        content = json.loads((folder / name).read_bytes())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder / name} is missing or no JSON; give a whole SANA folder") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{folder / name} is not a mapping; give a whole SANA folder")
-    return content
-
-
-def _read_negative(folder: Path, width: int) -> Tensor | None:
-    path = folder / NEGATIVE
-    try:
-        if path.is_file():
-            table = load_file(path).get(NEGATIVE_NAME)
-        elif (path := folder / NEGATIVE_PICKLE).is_file():
-            table = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            return None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        raise WeightsError(f"{path} cannot be read as one tensor; get it again") from error
-    if isinstance(table, Tensor) and table.ndim == 3 and len(table) == 1:
-        table = table[0]
-    if not isinstance(table, Tensor) or table.ndim != 2 or table.shape[1] != width or not len(table):
-        raise WeightsError(f"{path} must hold one tensor (length, {width}); get it again")
-    return table.float()
+            # Once a setting of the folder; now the caller's, or that of the file.
+            stored.pop("dtype", None)
+            config = from_dict(SanaConfig, stored, where=f"{folder}/{CONFIG}")
+        return cls(config, *read_parts(folder, dtype))

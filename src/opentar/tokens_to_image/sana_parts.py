@@ -1,0 +1,144 @@
+"""The parts of a SANA folder as objects of diffusers: transformer, autoencoder, scheduler, and the negative features.
+
+They are built without memory and take over the tensors of the files, as our own parts do. diffusers' way of reading a
+folder would ask the network for what is missing, and holds numbers twice where their type changes.
+
+Legend: L negative features, D feature width.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from opentar.core.errors import ModelError, WeightsError, shown
+from opentar.core.folder import assemble
+from opentar.core.storage import each_tensor, read_tensors, stored_dtype
+
+if TYPE_CHECKING:
+    from opentar.core.storage import LoadDtype
+
+NEGATIVE_NAME = "negative_prompt_embeds"
+NEGATIVE, NEGATIVE_PICKLE = f"{NEGATIVE_NAME}.safetensors", f"{NEGATIVE_NAME}.pth"
+"""File of the negative features as OpenTar writes it, and as it is published."""
+STEM = "diffusion_pytorch_model"
+"""Name of weights files without their ending."""
+_CLASSES = {"transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC"}
+_CONFIGS = {"transformer": "config.json", "vae": "config.json", "scheduler": "scheduler_config.json"}
+
+
+class SanaParts(NamedTuple):
+    """What a SANA folder is made of."""
+
+    transformer: Any
+    """SanaTransformer2DModel in the type asked for; its weights are rounded to bfloat16 in any case."""
+    vae: Any
+    """AutoencoderDC in float32, channels last."""
+    scheduler: Any
+    """Any scheduler of diffusers."""
+    negative_LD: Tensor | None
+    """Float32 (L, D), or None where the folder has none."""
+
+
+def read_parts(folder: Path, dtype: LoadDtype) -> SanaParts:
+    """Read a SANA folder; `dtype` is the transformer's, "stored" that of its file, which then stays mapped.
+
+    Raises:
+        ModelError: diffusers is not installed.
+        WeightsError: a part is missing, damaged or of another class.
+    """
+    classes, configs = _classes(folder), {name: _read_json(folder / name / file) for name, file in _CONFIGS.items()}
+    weights = folder / "transformer"
+    own = stored_dtype(weights, STEM)
+    run = own if dtype == "stored" else dtype
+    if run == own == torch.bfloat16:
+        state = read_tensors(weights, "bfloat16", {}, "stored", STEM)
+    else:
+        state = {name: tensor.to(torch.bfloat16).to(run) for name, tensor in each_tensor(weights, STEM)}
+    transformer = _assembled(classes["transformer"], configs["transformer"], state, weights)
+    # Convolutions on the CPU need no reordering when numbers lie channels last (about a tenth of the time).
+    order = torch.channels_last
+    ordered = {name: _float32(tensor, order) for name, tensor in each_tensor(folder / "vae", STEM)}
+    vae = _assembled(classes["vae"], configs["vae"], ordered, folder / "vae", order)
+    scheduler = _built(classes["scheduler"], configs["scheduler"], folder / "scheduler")
+    return SanaParts(transformer, vae, scheduler, _read_negative(folder, transformer.config.caption_channels))
+
+
+def _classes(folder: Path) -> dict[str, Any]:
+    """transformer, vae, scheduler -> class of diffusers."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ModelError("SANA folders need diffusers; install it with: pip install 'opentar[published]'") from error
+    index, found = _read_json(folder / "model_index.json"), {}
+    for name in _CONFIGS:
+        entry = index.get(name)
+        kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        known = isinstance(kind, str) and (kind == _CLASSES[name] if name in _CLASSES else kind.endswith("Scheduler"))
+        if not known or not hasattr(diffusers, str(kind)):
+            raise WeightsError(f"{folder}/model_index.json names {shown(kind)} as {name}; a SANA folder is needed")
+        found[name] = getattr(diffusers, str(kind))
+    return found
+
+
+def _float32(tensor: Tensor, order: torch.memory_format) -> Tensor:
+    # A copy in any case: nothing shall keep the mapping of the whole file.
+    return tensor.to(torch.float32, memory_format=order if tensor.ndim == 4 else torch.contiguous_format, copy=True)
+
+
+def _assembled(
+    kind: Any,
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    where: Path,
+    order: torch.memory_format = torch.contiguous_format,
+) -> Any:
+    built = _built(kind, config, where, device="meta").to(memory_format=order)
+    return assemble(lambda: built, state, shown(where))
+
+
+def _built(kind: Any, config: Mapping[str, Any], where: Path, device: str = "cpu") -> Any:
+    try:
+        with torch.device(device):
+            return kind.from_config(dict(config))
+    except Exception as error:
+        # diffusers checks few settings itself, so a wrong one fails anywhere inside.
+        reason = str(error).split("\n")[0][:160]
+        raise WeightsError(f"the config in {where} cannot be used ({reason}); get the folder again") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON mapping inside a folder of others. Raises WeightsError."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is missing or no JSON; give a whole SANA folder") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} is not a mapping; give a whole SANA folder")
+    return content
+
+
+def _read_negative(folder: Path, width: int) -> Tensor | None:
+    path = folder / NEGATIVE
+    try:
+        if path.is_file():
+            table = load_file(path).get(NEGATIVE_NAME)
+        elif (path := folder / NEGATIVE_PICKLE).is_file():
+            table = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            return None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as one tensor; get it again") from error
+    if isinstance(table, Tensor) and table.ndim == 3 and len(table) == 1:
+        table = table[0]
+    if not isinstance(table, Tensor) or table.ndim != 2 or table.shape[1] != width or not len(table):
+        raise WeightsError(f"{path} must hold one tensor (length, {width}); get it again")
+    return table.float()
