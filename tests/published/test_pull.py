@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from opentar import Tar, model_folder
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError
 from opentar.core.folder import verify
-from opentar.published import catalogue, hub
+from opentar.published import catalogue, fetching, hub
 
 pytest.importorskip("diffusers")
 MODEL = "csuhan/Tar-1.5B"
@@ -229,9 +229,9 @@ def test_a_damaged_file_of_the_hubs_cache_is_found(fake: FakeHub, tmp_path: Path
     link = tmp_path / "ta_tok.pth"
     link.symlink_to(blob)
     with pytest.raises(WeightsError, match=r"ta_tok\.pth was damaged on the way \(wrong sha256\); delete"):
-        hub._check_sha256(link)
+        fetching._check_sha256(link)
     blob.write_bytes(content)
-    hub._check_sha256(link)
+    fetching._check_sha256(link)
 
 
 def test_names(fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

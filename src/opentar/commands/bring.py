@@ -12,7 +12,7 @@ from opentar.core.disk import human_bytes
 from opentar.core.errors import ConfigError, nearest, shown
 
 if TYPE_CHECKING:
-    from opentar.published.hub import Size
+    from opentar.published.fetching import Size
     from opentar.published.importing import ImportReport
 
 IMPORTABLE = ("tar",)

@@ -8,13 +8,9 @@ weights, JSON and text are ever fetched, never code. torch is loaded when someth
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import hashlib
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from opentar import model_folder
 from opentar.core import environment
@@ -29,34 +25,17 @@ from opentar.published.catalogue import (
     VQGAN,
     VQGAN_FILE,
     Fetch,
-    absent,
     by_hand,
     check_model,
     fetches,
     parts_of,
     unnamed,
 )
+from opentar.published.fetching import Fetched, Note, Size, fetch_files, sizes, told, unreachable
 
 if TYPE_CHECKING:
     from opentar.published.importing import ImportReport, Progress
     from opentar.published.planned import Origin
-
-Note = Callable[[str], None]
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class Size(NamedTuple):
-    """How large the files of one repository are."""
-
-    fetch: Fetch
-    files: int
-    new: int
-    """bytes that are not in huggingface_hub's cache yet"""
-    every: int
-    """bytes of all files"""
-    cached: str = ""
-    """why the files are those of huggingface_hub's cache; empty where the hub answered"""
 
 
 class _Need(NamedTuple):
@@ -69,11 +48,6 @@ class _Need(NamedTuple):
     new: bool
     """whether nothing of the model stands in `folder` yet"""
     plan: tuple[Fetch, ...]
-
-
-class _Fetched(NamedTuple):
-    folder: Path
-    origin: Origin
 
 
 def cached(model: str, revisions: Mapping[str, str] | None = None) -> Path:
@@ -141,7 +115,7 @@ def pull(
                 if note is not None:
                     note(f"{why}; the files are taken from the cache of huggingface_hub")
             _check_room(plan)
-            fetched = {one.fetch.repository: _fetch(one, note, bars) for one in plan}
+            fetched = {one.fetch.repository: fetch_files(one, note, bars) for one in plan}
         return Pulled(folder, _import(need, fetched, progress))
 
 
@@ -155,77 +129,7 @@ def preview(model: str, *, parts: Sequence[str] = (), revisions: Mapping[str, st
         return sizes(need.plan)
 
 
-def sizes(plan: Sequence[Fetch]) -> tuple[Size, ...]:
-    """How large the files of a plan are; where the hub gives nothing, those of huggingface_hub's cache.
-
-    Raises what huggingface_hub raises where that cache does not have them either.
-    """
-    from huggingface_hub.errors import RevisionNotFoundError
-
-    found: list[Size] = []
-    silence: Exception | None = None
-    for fetch in plan:
-        try:
-            if silence is not None:
-                # Having waited once for a hub that does not answer is enough.
-                raise silence
-            found.append(_at_hub(fetch))
-        except RevisionNotFoundError:
-            # The hub has the repository and says no; an old copy would not be what was asked for.
-            raise
-        except Exception as error:
-            kept = _in_cache(fetch)
-            if kept is None:
-                raise
-            if _unreachable(error):
-                silence = error
-            every = sum(path.stat().st_size for path in kept)
-            found.append(Size(fetch, len(kept), 0, every, _unreachable(error) or _told(error)))
-    return tuple(found)
-
-
-def _at_hub(fetch: Fetch) -> Size:
-    import huggingface_hub
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    if _offline():
-        raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
-    if _COMMIT.fullmatch(fetch.revision):
-        # huggingface_hub takes a commit for known and lists its files, half a minute long where nobody answers.
-        huggingface_hub.model_info(fetch.repository, revision=fetch.revision)
-    files = huggingface_hub.snapshot_download(
-        fetch.repository, revision=fetch.revision, allow_patterns=list(fetch.patterns), dry_run=True
-    )
-    new = sum(file.file_size or 0 for file in files if file.will_download)
-    return Size(fetch, len(files), new, sum(file.file_size or 0 for file in files))
-
-
-def _in_cache(fetch: Fetch) -> list[Path] | None:
-    """The files that huggingface_hub's cache has of a repository, or None where it lacks some of them."""
-    import huggingface_hub
-
-    try:
-        folder = huggingface_hub.snapshot_download(
-            fetch.repository, revision=fetch.revision, allow_patterns=list(fetch.patterns), local_files_only=True
-        )
-        files = _files(Path(folder), fetch)
-        lists = [path for name, path in files.items() if name.endswith(".safetensors.index.json")]
-        shards = [path.with_name(one) for path in lists for one in json.loads(path.read_bytes())["weight_map"].values()]
-    except (OSError, ValueError, LookupError):
-        # huggingface_hub has nothing, or knows that it has not all of it; or the list of a model's files is damaged.
-        return None
-    whole = not absent(fetch, files) and all(path.is_file() for path in shards)
-    return list(files.values()) if whole else None
-
-
-def _files(folder: Path, fetch: Fetch) -> dict[str, Path]:
-    """Name in the repository -> path of the files of `fetch` in a folder of huggingface_hub's cache."""
-    names = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    patterns = fetch.patterns
-    return {name: path for name, path in names.items() if any(fnmatch.fnmatchcase(name, one) for one in patterns)}
-
-
-def _import(need: _Need, fetched: Mapping[str, _Fetched], progress: Progress | None) -> ImportReport:
+def _import(need: _Need, fetched: Mapping[str, Fetched], progress: Progress | None) -> ImportReport:
     from opentar.published.importing import add_to_model, import_tar
 
     def place(repository: str, file: str = "") -> Path:
@@ -308,41 +212,6 @@ def _has_canvas(folder: Path) -> bool:
     return canvas_of(folder, model_folder.read_config(folder)) is not None
 
 
-def _offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def _fetch(size: Size, note: Note | None, bars: bool | None) -> _Fetched:
-    """The files of one repository, from the hub or from huggingface_hub's cache."""
-    import huggingface_hub
-
-    from opentar.published.planned import Origin
-
-    fetch = size.fetch
-    if note is not None and size.new:
-        note(f"fetching {fetch.repository}: {size.files} files, {human_bytes(size.new)}")
-    options: dict[str, Any] = {} if bars is None else {"tqdm_class": _bar_class(bars)}
-    folder = Path(
-        huggingface_hub.snapshot_download(
-            fetch.repository,
-            revision=fetch.revision,
-            allow_patterns=list(fetch.patterns),
-            local_files_only=bool(size.cached),
-            **options,
-        )
-    )
-    files = _files(folder, fetch)
-    if lacking := absent(fetch, files):
-        raise WeightsError(f"{fetch.repository} at {fetch.revision} has no {', '.join(lacking)}; name another revision")
-    for path in files.values():
-        _check_sha256(path)
-    commit = folder.name if _COMMIT.fullmatch(folder.name) else fetch.revision
-    licence = "" if size.cached else _licence(fetch, commit)
-    return _Fetched(folder, Origin(repository=fetch.repository, commit=commit, licence=licence))
-
-
 def _check_room(plan: Sequence[Size]) -> None:
     """Refuse before the first byte when the disks are too small for the files and for their import."""
     from huggingface_hub import constants
@@ -365,46 +234,6 @@ def _rooms(hub: Path, new: int, own: Path, every: int) -> list[tuple[Path, int]]
     return [(places[0], new), (places[1], every)]
 
 
-def _bar_class(shown_at_all: bool) -> type:
-    """tqdm for huggingface_hub, visible or not, whatever the environment says."""
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
-
-    class Bar(tqdm):
-        def __init__(self, *args: Any, **options: Any) -> None:
-            options.pop("name", None)
-            super().__init__(*args, **options | {"disable": not shown_at_all})
-
-    return Bar
-
-
-def _check_sha256(path: Path) -> None:
-    """Compare a large file with the hash that huggingface_hub's cache keeps as the name of its blob."""
-    if not path.is_file() or not path.is_symlink():
-        return
-    blob = path.resolve()
-    if not _SHA256.fullmatch(blob.name):
-        return
-    with blob.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != blob.name:
-        raise WeightsError(
-            f"{path.name} was damaged on the way (wrong sha256); delete {blob} and run the command again"
-        )
-
-
-def _licence(fetch: Fetch, commit: str) -> str:
-    """The licence that the repository's page states, or an empty text; not knowing it stops nothing."""
-    import huggingface_hub
-
-    try:
-        card = huggingface_hub.model_info(fetch.repository, revision=commit).card_data
-        stated = getattr(card, "license", None)
-    except Exception:
-        # As in pull: any of a dozen kinds. The files are there, so this is no failure.
-        return ""
-    return " ".join(str(stated).split())[:80] if stated else ""
-
-
 @contextlib.contextmanager
 def _help_by_hand(need: _Need) -> Iterator[None]:
     """Make one line of whatever the hub raises: why it failed, which files to get, the command that imports them."""
@@ -414,34 +243,10 @@ def _help_by_hand(need: _Need) -> Iterator[None]:
         raise
     except Exception as error:
         # The hub and its transport raise a dozen unrelated kinds, and every one means the same here.
-        why = _unreachable(error)
-        why = f"{why}, and the files are not all in the cache of huggingface_hub" if why else _told(error)
+        why = unreachable(error)
+        why = f"{why}, and the files are not all in the cache of huggingface_hub" if why else told(error)
         hand = by_hand(need.model, need.parts, need.plan, need.folder, new=need.new)
         raise WeightsError(f"cannot fetch {need.model} ({why}). {hand}") from error
-
-
-def _unreachable(error: Exception) -> str:
-    """Why the hub gave no answer at all, or an empty text where it did."""
-    if _offline():
-        return "HF_HUB_OFFLINE is set"
-    error = _behind(error)
-    # httpx, which huggingface_hub has under more than one name.
-    transport = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
-    down = transport or isinstance(error, (ConnectionError, TimeoutError))
-    return f"the hub cannot be reached: {_told(error)}" if down else ""
-
-
-def _told(error: Exception) -> str:
-    error = _behind(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-
-
-def _behind(error: Exception) -> Exception:
-    """What happened, where huggingface_hub says only what it could not do because of it."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    vague = type(error).__module__.startswith("huggingface_hub.") and not isinstance(error, HfHubHTTPError)
-    return error.__cause__ if vague and isinstance(error.__cause__, Exception) else error
 
 
 def _is_model(folder: Path) -> bool:
