@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,13 @@ def test_adding_keeps_what_is_there(published: Path, folder: Path, tmp_path: Pat
         add_to_model(small, ar=[first])
     with pytest.raises(ModelError, match="nothing was given to add"):
         add_to_model(small)
+
+
+def test_a_model_out_of_the_cache_of_the_hub_is_called_after_its_repository(published: Path, tmp_path: Path) -> None:
+    llm = tmp_path / "hub" / "models--csuhan--Tar-1.5B" / "snapshots" / ("a" * 40)
+    shutil.copytree(published / "Tar-1.5B", llm)
+    report = import_tar(tmp_path / "out", **arguments(published, llm=llm, ar=[], vqgan=None, sana=[]), dry_run=True)
+    assert report.name == "Tar-1.5B"
 
 
 def test_the_config_is_plain_json(folder: Path) -> None:

@@ -113,7 +113,7 @@ def import_tar(
     """
     out = _path(out)
     _check_dtype(dtype)
-    name = _checked_name(name or _path(llm).resolve().name)
+    name = _checked_name(name or _name_of(_path(llm)))
     _check_free(out)
     given = dict(origins or {})
     tokenizer = plan_ta_tok(_path(ta_tok), dtype, given)
@@ -189,6 +189,16 @@ def _path(given: str | Path) -> Path:
 def _check_dtype(dtype: str) -> None:
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {shown(dtype)}; choose {', '.join(DTYPES)}.{nearest(str(dtype), DTYPES)}")
+
+
+def _name_of(llm: Path) -> str:
+    """What a model is called after its folder, or after its repository where huggingface_hub's cache holds it."""
+    path = llm.resolve()
+    # models--OWNER--NAME/snapshots/COMMIT
+    repository = path.parent.parent.name
+    if path.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]
+    return path.name
 
 
 def _checked_name(name: str) -> str:
