@@ -36,8 +36,8 @@ class ModelParts:
 
     def __init__(self, folder: Path, *, device: str | None = None, dtype: str | torch.dtype | None = None) -> None:
         self.folder = Path(folder)
-        # Files of parts are compared by whoever loads the part.
-        verify(self.folder, deep=False)
+        # Files of parts are compared by whoever loads the part; it may have been saved again by its own class.
+        verify(self.folder, deep=False, parts=False)
         self.config = model_folder.read_config(self.folder)
         self.hash = folder_hash(self.folder)
         self.device = resolve_device(device)

@@ -241,6 +241,17 @@ def test_files_of_others_stay_when_a_part_is_replaced(tmp_path: Path) -> None:
     assert load_part(part)[0] == {"step": 2}
 
 
+def test_old_files_of_a_part_saved_by_hand_are_not_carried_over(tmp_path: Path) -> None:
+    """Beside a single new file an old index would be read in its place."""
+    with folders.atomic_folder(tmp_path / "model") as stage:
+        save_part(stage / "a", {}, {"x": torch.full((64, 64), 1.0)})
+    save_part(tmp_path / "model" / "a", {}, {n: torch.full((64, 64), 7.0) for n in ("x", "y")}, shard_bytes=17_000)
+    assert (tmp_path / "model" / "a" / "model.safetensors.index.json").is_file()
+    with folders.atomic_folder(tmp_path / "model") as stage:
+        save_part(stage / "a", {}, {"x": torch.full((64, 64), 2.0)})
+    assert load_part(tmp_path / "model" / "a")[1]["x"].unique().tolist() == [2.0]
+
+
 def test_a_broken_manifest_does_not_keep_a_part_from_being_written_again(tmp_path: Path) -> None:
     part = tmp_path / "part"
     save_part(part, {"step": 1}, _state())

@@ -64,10 +64,14 @@ def test_the_limit_of_a_container_counts(
     (tmp_path / "meminfo").write_text("MemAvailable:    2000000 kB\n")
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "_GROUPS", tmp_path)
-    for name, text in ((limit, "1000000\n"), (used, "700000\n"), (stat, f"anon 500000\n{cached} 200000\n")):
+    for name, text in (
+        (limit, "1000000\n"),
+        (used, "700000\n"),
+        (stat, f"anon 500000\n{cached} 200000\n{cached.replace('inactive', 'active')} 100000\n"),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert memory.available_bytes() == 500_000
+    assert memory.available_bytes() == 600_000
     (tmp_path / limit).write_text("max\n")
     assert memory.available_bytes() == 2_048_000_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import warnings
@@ -116,6 +117,14 @@ def test_save_and_load_without_a_text_encoder(model: SanaDetokenizer, features: 
     assert isinstance(loaded, SanaDetokenizer)
     settings = {"steps": 1, "height": 32, "width": 32}
     assert torch.equal(loaded.decode(features, **settings), model.decode(features, **settings))
+
+
+def test_a_position_table_is_computed_when_it_is_loaded(folder: Path, features: torch.Tensor, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "large")
+    path = tmp_path / "large" / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"interpolation_scale": 1.0}))
+    made = SanaDetokenizer.from_folder(tmp_path / "large", dtype=BF16).decode(features, steps=1, height=64, width=64)
+    assert made.shape == (1, 3, 64, 64) and bool(made.isfinite().all())
 
 
 def test_what_is_missing_or_wrong_is_named(

@@ -14,6 +14,7 @@ from opentar import Tar
 from opentar.core import memory
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError
 from opentar.core.folder import load_part, verify
+from opentar.image_to_tokens.ta_tok import TATok
 from opentar.language.tokenizer import TextTokenizer
 from opentar.model_parts import ModelParts
 from opentar.published import init
@@ -58,6 +59,9 @@ def test_every_file_is_compared_when_it_is_loaded(made: Path, tmp_path: Path) ->
     with pytest.raises(WeightsError, match=r"config\.json.*has changed"):
         ModelParts(folder, device="cpu")
     (folder / "config.json").write_text(config)
+    # A part that its own class saved again is a part of the model.
+    TATok.from_folder(folder / "ta_tok").save(folder / "ta_tok")
+    assert ModelParts(folder, device="cpu").ta_tok.codebook().dtype == torch.float32
     weights = next((folder / "language").glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -222,13 +222,14 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def verify(folder: Path, *, deep: bool = True) -> None:
+def verify(folder: Path, *, deep: bool = True, parts: bool = True) -> None:
     """Compare every file with the manifest; WeightsError names the first that is missing, cut short or changed.
 
     Args:
         folder: a part or a whole model.
         deep: False leaves the files of parts inside to the manifests of these, which are compared here: whoever loads
             such a part verifies it then, and nothing is hashed twice.
+        parts: False leaves those manifests out as well, so that a part may be saved again where it stands.
     """
     folder = standing(folder)
     files = _manifest(folder)
@@ -237,7 +238,8 @@ def verify(folder: Path, *, deep: bool = True) -> None:
         files = {
             name: entry
             for name, entry in files.items()
-            if PurePosixPath(name).name == MANIFEST or not any(part in PurePosixPath(name).parents for part in own)
+            if (parts and PurePosixPath(name).name == MANIFEST)
+            or not any(part in PurePosixPath(name).parents for part in own)
         }
     paths = {name: _inside(folder, name) for name in files}
     for name, path in paths.items():
@@ -315,7 +317,7 @@ def _carry_over(folder: Path, stage: Path) -> None:
 
 
 def _strangers(folder: Path) -> list[PurePosixPath]:
-    """Files below `folder` that no manifest of it names; none where nobody can tell."""
+    """Files below `folder` that no manifest in it names; none where nobody can tell."""
     if not (folder / MANIFEST).is_file():
         return []
     try:
@@ -323,9 +325,13 @@ def _strangers(folder: Path) -> list[PurePosixPath]:
     except WeightsError:
         # Such a folder was never whole: it is the broken checkpoint that is being written again.
         return []
+    # A part that was saved again by itself has files that the outer manifest does not know.
+    for place in [PurePosixPath(name).parent for name in known if PurePosixPath(name).name == MANIFEST]:
+        with suppress(WeightsError):
+            known |= {(place / name).as_posix() for name in _manifest(folder.joinpath(*place.parts))}
     paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
     names = [PurePosixPath(path.as_posix()) for path in paths]
-    return [name for name in names if name.as_posix() not in known and not any(map(_is_leftover, name.parts))]
+    return [name for name in names if name.as_posix() not in known and not any(map(_is_leftover, name.parts[:-1]))]
 
 
 def _is_leftover(name: str) -> bool:

@@ -13,8 +13,13 @@ _MEMINFO = Path("/proc/meminfo")
 _GROUPS = Path("/sys/fs/cgroup")
 """Where a container finds its own limits: files of version 2, or of version 1 below memory/."""
 _LIMITS = (
-    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ("memory.max", "memory.current", "memory.stat", ("inactive_file", "active_file")),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        ("total_inactive_file", "total_active_file"),
+    ),
 )
 
 
@@ -31,7 +36,7 @@ def _of_the_container() -> int | None:
             most, taken = (int((_GROUPS / name).read_text(encoding="ascii")) for name in (limit, used))
             # Files that were read stay in memory until it is needed.
             rows = dict(line.split() for line in (_GROUPS / stat).read_text(encoding="ascii").splitlines())
-            return max(0, most - taken + int(rows.get(cached, 0)))
+            return max(0, most - taken + sum(int(rows.get(name, 0)) for name in cached))
         except (OSError, ValueError):
             # No such file, or the word "max".
             continue

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from opentar.core.errors import ModelError, WeightsError, shown
 from opentar.core.folder import assemble
@@ -64,6 +64,8 @@ def read_parts(folder: Path, dtype: LoadDtype) -> SanaParts:
     else:
         state = {name: tensor.to(torch.bfloat16).to(run) for name, tensor in each_tensor(weights, STEM)}
     transformer = _assembled(classes["transformer"], configs["transformer"], state, weights)
+    # Only what is computed may still be of another type. The base class's: diffusers warns where nothing is wrong.
+    nn.Module.to(transformer, run)
     # Convolutions on the CPU need no reordering when numbers lie channels last (about a tenth of the time).
     order = torch.channels_last
     ordered = {name: _float32(tensor, order) for name, tensor in each_tensor(folder / "vae", STEM)}
@@ -101,7 +103,11 @@ def _assembled(
     where: Path,
     order: torch.memory_format = torch.contiguous_format,
 ) -> Any:
-    built = _built(kind, config, where, device="meta").to(memory_format=order)
+    built = _built(kind, config, where, device="meta")
+    if any(name not in built.state_dict() for name, _ in built.named_buffers()):
+        # What is computed when it is built needs memory: the position table of the sizes above 1024 px.
+        built = _built(kind, config, where)
+    built = built.to(memory_format=order)
     return assemble(lambda: built, state, shown(where))
 
 
