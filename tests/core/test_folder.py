@@ -204,12 +204,15 @@ def test_refuses_to_replace_what_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
     (tmp_path / "file").write_bytes(b"text")
-    for name in ("photos", "file"):
+    (tmp_path / "extension").mkdir()
+    (tmp_path / "extension" / "manifest.json").write_text('{"manifest_version": 3}')
+    for name in ("photos", "file", "extension"):
         with pytest.raises(OutputError):
             save_part(tmp_path / name, {}, _state())
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"cat"
     assert (tmp_path / "file").read_bytes() == b"text"
-    assert len(list(tmp_path.iterdir())) == 2
+    assert (tmp_path / "extension" / "manifest.json").read_text() == '{"manifest_version": 3}'
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_replaces_an_older_part_and_makes_parents(tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _recover(folder)
         _check_replaceable(folder)
+        _check_own(folder)
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir()
         yield stage
@@ -299,6 +300,16 @@ def _check_replaceable(folder: Path) -> None:
         raise OutputError(f"{shown(folder)} is a file; a folder is written here, so choose another name")
     if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise OutputError(f"{shown(folder)} holds files that are not OpenTar's; choose a new or an empty folder")
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a manifest.json of another program; one that is no JSON is ours, broken off while written."""
+    try:
+        content = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return
+    if not isinstance(content, dict) or "files" not in content:
+        raise OutputError(f"{shown(folder)} has a {MANIFEST} that is not OpenTar's; choose a new or an empty folder")
 
 
 def _carry_over(folder: Path, stage: Path) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from opentar.core.errors import ConfigError, WeightsError, nearest, shown
 from opentar.core.headers import SCALE
+from opentar.core.tensors import each_tensor_of, tensor_alone
 
 STORAGES = ("float32", "bfloat16", "int8")
 SHARD_BYTES = 4_000_000_000
@@ -225,14 +226,7 @@ def each_tensor(folder: Path, stem: str = STEM) -> Iterator[tuple[str, Tensor]]:
     """
     places = _places(folder, stem)
     for file in [f"{stem}.safetensors"] if places is None else sorted(set(places.values())):
-        path = folder / file
-        try:
-            with safe_open(path, framework="pt") as content:
-                names = list(content.keys())
-            for name in names:
-                yield name, _alone(path, name)
-        except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-            raise WeightsError(f"{path} is not a readable weights file ({error}); get it again") from error
+        yield from each_tensor_of(folder / file)
 
 
 def _mapped(folder: Path, stem: str) -> dict[str, Tensor]:
@@ -295,12 +289,6 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(lowest) and torch.isfinite(highest))
 
 
-def _alone(path: Path, name: str) -> Tensor:
-    """A tensor in a mapping of its own."""
-    with safe_open(path, framework="pt") as content:
-        return content.get_tensor(name)
-
-
 def _restored(path: Path, name: str, stored: Mapping[str, Tensor], dtype: LoadDtype, *, exact: bool) -> Tensor:
     tensor, scale = stored[name], stored.get(name + SCALE)
     if exact and dtype != "stored" and dtype.itemsize < (torch.float32 if scale is not None else tensor.dtype).itemsize:
@@ -308,7 +296,7 @@ def _restored(path: Path, name: str, stored: Mapping[str, Tensor], dtype: LoadDt
     changes = scale is not None or (dtype != "stored" and tensor.is_floating_point() and tensor.dtype != dtype)
     if changes and tensor.nbytes >= _OWN_MAPPING_FROM:
         # What is read of the common mapping counts as memory until all of it is let go.
-        tensor = _alone(path, name)
+        tensor = tensor_alone(path, name)
     if scale is not None:
         tensor = tensor.float() * scale.float().view(-1, *[1] * (tensor.ndim - 1))
     if dtype == "stored" or not tensor.is_floating_point():

@@ -65,12 +65,15 @@ def each_tensor_of(path: Path, left_out: Collection[str] = ()) -> Iterator[tuple
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if name not in left_out]  # noqa: SIM118, it is no dict
         for name in names:
-            with safe_open(path, framework="pt") as file:
-                tensor = file.get_tensor(name)
-            yield name, tensor
-            del tensor
+            yield name, tensor_alone(path, name)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} is missing or damaged: {error}") from error
+
+
+def tensor_alone(path: Path, name: str) -> Tensor:
+    """A tensor of a safetensors file in a mapping of its own. Raises what safetensors raises."""
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)
 
 
 def _short(kind: torch.dtype) -> str:

@@ -19,19 +19,25 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from opentar.core.config import to_dict
-from opentar.core.errors import ModelError, WeightsError, nearest, shown
+from opentar.core.errors import WeightsError, nearest, shown
 from opentar.core.headers import read_header
 from opentar.core.storage import write_tensors
 from opentar.core.tensors import check_kind, check_numbers, check_plain, each_tensor_of
 from opentar.core.torch_files import read_torch_file
 from opentar.tokens_to_image.detokenizer import write_settings
 from opentar.tokens_to_image.sana import SanaConfig
-from opentar.tokens_to_image.sana_parts import NEGATIVE_NAME, NEGATIVE_PICKLE
+from opentar.tokens_to_image.sana_parts import (
+    CLASSES,
+    CONFIGS,
+    NEGATIVE_NAME,
+    NEGATIVE_PICKLE,
+    STEM,
+    class_of,
+    diffusers_library,
+    read_json,
+)
 
-STEM = "diffusion_pytorch_model"
 WEIGHTS, INDEX = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json"
-SCHEDULER = "scheduler_config.json"
-_PARTS = {"transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC"}
 _NUMBERS: dict[str, dict[str, tuple[float, float]]] = {
     "transformer": {"sample_size": (1, 4096), "timestep_scale": (1e-6, 1e6)},
     "vae": {"scaling_factor": (1e-6, 1e6)},
@@ -70,16 +76,16 @@ def read_sana(folder: str | Path) -> PublishedSana:
         WeightsError: a part is missing, damaged or of another class, or a setting, a tensor or a shape is not known.
     """
     folder = Path(folder)
-    index = _json(folder / "model_index.json")
-    classes = {name: _class_of(index, name, folder) for name in (*_PARTS, "scheduler")}
+    index = read_json(folder / "model_index.json")
+    classes = {name: class_of(index, name, folder) for name in CONFIGS}
     configs = {name: _config(folder, name, classes[name]) for name in classes}
-    files = {name: _weight_files(folder / name) for name in _PARTS}
-    tensors = {name: _headers(folder / name, files[name]) for name in _PARTS}
-    built = {name: _built(classes[name], configs[name], folder / name) for name in _PARTS}
-    for name in _PARTS:
+    files = {name: _weight_files(folder / name) for name in CLASSES}
+    tensors = {name: _headers(folder / name, files[name]) for name in CLASSES}
+    built = {name: _built(classes[name], configs[name], folder / name) for name in CLASSES}
+    for name in CLASSES:
         expected = {key: tuple(tensor.shape) for key, tensor in built[name].state_dict().items()}
         _check_tensors(folder / name, tensors[name], expected)
-    _check_scheduler(classes["scheduler"], configs["scheduler"], folder / "scheduler" / SCHEDULER)
+    _check_scheduler(classes["scheduler"], configs["scheduler"], folder / "scheduler" / CONFIGS["scheduler"])
     width = built["transformer"].config.caption_channels
     given, taken = built["transformer"].config.in_channels, built["vae"].config.latent_channels
     if given != taken:
@@ -105,7 +111,7 @@ def check_sana(sana: PublishedSana, storage: str | None) -> None:
     Raises:
         WeightsError: a tensor holds NaN, infinity or what its type will not hold, or cannot be read.
     """
-    for name in _PARTS:
+    for name in CLASSES:
         # Whatever it is stored as, the transformer runs on weights rounded to bfloat16.
         narrow = storage == "bfloat16" or name == "transformer"
         for file in sana.files[name]:
@@ -127,7 +133,7 @@ def write_sana(sana: PublishedSana, stage: Path, storage: str | None) -> Iterato
         OSError: the disk refuses.
     """
     done = 0
-    for name in _PARTS:
+    for name in CLASSES:
         (stage / name).mkdir()
         if storage is not None:
             write_tensors(stage / name, _each(sana, name), storage, stem=STEM)
@@ -143,41 +149,17 @@ def write_sana(sana: PublishedSana, stage: Path, storage: str | None) -> Iterato
     if sana.negative_LD is not None:
         write_tensors(stage, {NEGATIVE_NAME: sana.negative_LD}, "float32", stem=NEGATIVE_NAME)
     (stage / "scheduler").mkdir()
-    for name, file in (("transformer", "config.json"), ("vae", "config.json"), ("scheduler", SCHEDULER)):
+    for name, file in CONFIGS.items():
         _write_json(stage / name / file, sana.configs[name])
     parts = {name: ["diffusers", kind] for name, kind in sorted(sana.classes.items())}
     _write_json(stage / "model_index.json", {"_class_name": "SanaPipeline", "text_encoder": [None, None], **parts})
     write_settings(stage, "sana", to_dict(SanaConfig()))
 
 
-def _class_of(index: Mapping[str, Any], name: str, folder: Path) -> str:
-    entry = index.get(name)
-    if entry is None:
-        raise WeightsError(
-            f"{folder}/model_index.json names no {name}; a SANA folder has {', '.join(_PARTS)}, scheduler"
-        )
-    library, kind = entry if isinstance(entry, list) and len(entry) == 2 else (None, entry)
-    known = kind == _PARTS[name] if name in _PARTS else isinstance(kind, str) and kind.endswith("Scheduler")
-    if library != "diffusers" or not known or not hasattr(_diffusers(), str(kind)):
-        expected = _PARTS.get(name, "a scheduler")
-        raise WeightsError(
-            f"{folder}/model_index.json names {shown(entry)} as {name}; {expected} of diffusers is needed"
-        )
-    return str(kind)
-
-
-def _diffusers() -> Any:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ModelError("SANA folders need diffusers; install it with: pip install 'opentar[published]'") from error
-    return diffusers
-
-
 def _config(folder: Path, name: str, kind: str) -> dict[str, Any]:
     """The config of a part, with settings that its class knows only."""
-    path = folder / name / (SCHEDULER if name == "scheduler" else "config.json")
-    config = _json(path)
+    path = folder / name / CONFIGS[name]
+    config = read_json(path)
     if config.get("_class_name", kind) != kind:
         raise WeightsError(f"{path} is of a {shown(config['_class_name'])}; model_index.json says {kind}")
     known = list(_defaults(kind))
@@ -196,7 +178,7 @@ def _config(folder: Path, name: str, kind: str) -> dict[str, Any]:
 
 def _defaults(kind: str) -> dict[str, Any]:
     """The settings that a class of diffusers knows, with their defaults."""
-    signature = inspect.signature(getattr(_diffusers(), kind).__init__)
+    signature = inspect.signature(getattr(diffusers_library(), kind).__init__)
     return {name: setting.default for name, setting in signature.parameters.items() if name != "self"}
 
 
@@ -210,7 +192,7 @@ def _check_number(path: Path, name: str, value: Any, low: float, high: float) ->
 
 def _weight_files(folder: Path) -> tuple[str, ...]:
     if (folder / INDEX).is_file():
-        files = _json(folder / INDEX).get("weight_map")
+        files = read_json(folder / INDEX).get("weight_map")
         if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
             raise WeightsError(f"{folder / INDEX} has no weight_map of names; get the file again")
         names = tuple(sorted(set(files.values())))
@@ -246,7 +228,7 @@ def _built(kind: str, config: Mapping[str, Any], where: Path) -> Any:
     """A part of that config without memory for its numbers."""
     try:
         with torch.device("meta"):
-            return getattr(_diffusers(), kind)(**_settings(config))
+            return getattr(diffusers_library(), kind)(**_settings(config))
     except Exception as error:
         # diffusers checks few settings itself, so a wrong one fails anywhere inside.
         reason = str(error).split("\n")[0][:120]
@@ -276,7 +258,7 @@ def _failure(kind: str, settings: Mapping[str, Any]) -> str:
     try:
         # A trial is no occasion for the warnings of a library.
         with warnings.catch_warnings(action="ignore"):
-            scheduler = getattr(_diffusers(), kind)(**settings)
+            scheduler = getattr(diffusers_library(), kind)(**settings)
             scheduler.set_timesteps(SanaConfig().steps, device="cpu")
             for time in scheduler.timesteps:
                 latents_BChw = scheduler.step(torch.ones(1, 1, 2, 2), time, latents_BChw, return_dict=False)[0]
@@ -334,16 +316,6 @@ def _each(sana: PublishedSana, name: str) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a part, file by file."""
     for file in sana.files[name]:
         yield from each_tensor_of(sana.folder / name / file)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is missing or no JSON; give a whole SANA folder") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} is not a mapping; give a whole SANA folder")
-    return content
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

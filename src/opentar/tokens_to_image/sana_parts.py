@@ -31,8 +31,9 @@ NEGATIVE, NEGATIVE_PICKLE = f"{NEGATIVE_NAME}.safetensors", f"{NEGATIVE_NAME}.pt
 """File of the negative features as OpenTar writes it, and as it is published."""
 STEM = "diffusion_pytorch_model"
 """Name of weights files without their ending."""
-_CLASSES = {"transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC"}
-_CONFIGS = {"transformer": "config.json", "vae": "config.json", "scheduler": "scheduler_config.json"}
+CLASSES = {"transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC"}
+CONFIGS = {"transformer": "config.json", "vae": "config.json", "scheduler": "scheduler_config.json"}
+"""Part -> its class (any scheduler will do), and the file of its settings."""
 
 
 class SanaParts(NamedTuple):
@@ -55,7 +56,7 @@ def read_parts(folder: Path, dtype: LoadDtype) -> SanaParts:
         ModelError: diffusers is not installed.
         WeightsError: a part is missing, damaged or of another class.
     """
-    classes, configs = _classes(folder), {name: _read_json(folder / name / file) for name, file in _CONFIGS.items()}
+    classes, configs = _classes(folder), {name: read_json(folder / name / file) for name, file in CONFIGS.items()}
     weights = folder / "transformer"
     own = stored_dtype(weights, STEM)
     run = own if dtype == "stored" else dtype
@@ -76,19 +77,32 @@ def read_parts(folder: Path, dtype: LoadDtype) -> SanaParts:
 
 def _classes(folder: Path) -> dict[str, Any]:
     """transformer, vae, scheduler -> class of diffusers."""
+    index = read_json(folder / "model_index.json")
+    return {name: getattr(diffusers_library(), class_of(index, name, folder)) for name in CONFIGS}
+
+
+def class_of(index: Mapping[str, Any], name: str, folder: Path) -> str:
+    """Name of the class of a part, as model_index.json of `folder` says. Raises WeightsError for another kind."""
+    entry = index.get(name)
+    if entry is None:
+        raise WeightsError(f"{folder}/model_index.json names no {name}; a SANA folder has {', '.join(CONFIGS)}")
+    library, kind = entry if isinstance(entry, list) and len(entry) == 2 else (None, entry)
+    known = kind == CLASSES[name] if name in CLASSES else isinstance(kind, str) and kind.endswith("Scheduler")
+    if library != "diffusers" or not known or not hasattr(diffusers_library(), str(kind)):
+        expected = CLASSES.get(name, "a scheduler")
+        raise WeightsError(
+            f"{folder}/model_index.json names {shown(entry)} as {name}; {expected} of diffusers is needed"
+        )
+    return str(kind)
+
+
+def diffusers_library() -> Any:
+    """diffusers itself. Raises ModelError where it is not installed."""
     try:
         import diffusers
     except ImportError as error:
         raise ModelError("SANA folders need diffusers; install it with: pip install 'opentar[published]'") from error
-    index, found = _read_json(folder / "model_index.json"), {}
-    for name in _CONFIGS:
-        entry = index.get(name)
-        kind = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        known = isinstance(kind, str) and (kind == _CLASSES[name] if name in _CLASSES else kind.endswith("Scheduler"))
-        if not known or not hasattr(diffusers, str(kind)):
-            raise WeightsError(f"{folder}/model_index.json names {shown(kind)} as {name}; a SANA folder is needed")
-        found[name] = getattr(diffusers, str(kind))
-    return found
+    return diffusers
 
 
 def _float32(tensor: Tensor, order: torch.memory_format) -> Tensor:
@@ -121,7 +135,7 @@ def _built(kind: Any, config: Mapping[str, Any], where: Path, device: str = "cpu
         raise WeightsError(f"the config in {where} cannot be used ({reason}); get the folder again") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON mapping inside a folder of others. Raises WeightsError."""
     try:
         content = json.loads(path.read_bytes())
