@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 
 from opentar.image_to_tokens.quantizer import KINDS
-from opentar.train.loop import Loop
-from opentar.train.recipes import nano
-from opentar.train.stages.codebook import CodebookSettings, lay_codebook
-from opentar.train.stages.ta_tok import TATokSettings, TATokStage
+from opentar.nano.recipes import nano
+from opentar.nano.stages.codebook import CodebookSettings, lay_codebook
+from opentar.nano.stages.ta_tok import SceneTATokStage, TATokSettings
+from opentar.train.trainer import Trainer
 
 RATE = 1e-3
 LEARNS = ("encode_task_layer", "in_linear", "quantizer", "decoder", "painter")
@@ -58,7 +58,7 @@ def main() -> None:
             start, settings = settings_of(kind, args.steps)
             teacher, first = args.run / "teacher" / "result", args.out / f"{kind}_start"
             lay_codebook(start, teacher, first)
-            scores = Loop(TATokStage(settings, teacher, first / "result" / "ta_tok"), folder).run()
+            scores = Trainer(SceneTATokStage(settings, teacher, first / "result" / "ta_tok"), folder).run()
             ended.write_text(json.dumps(scores))
         rows[kind] = json.loads(ended.read_text())
     shown = [name for name in next(iter(rows.values())) if name.endswith(("_s1", "_1"))]

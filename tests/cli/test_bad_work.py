@@ -34,7 +34,7 @@ def test_train_needs_a_folder(refused):
 @pytest.fixture
 def no_judge(monkeypatch):
     """The judge takes minutes to build: whatever is refused must be refused before it."""
-    from opentar.eval import nano
+    from opentar.nano import evaluate as nano
 
     def built(*given, **named):
         raise AssertionError("the judge was built")

@@ -196,7 +196,7 @@ def test_data_sheet(run, tmp_path):
 
 
 def test_eval_passes_its_flags_on_and_flattens_the_scores(run, tiny_model, tmp_path, monkeypatch):
-    from opentar.eval import nano
+    from opentar.nano import evaluate as nano
 
     given = {}
 

@@ -195,7 +195,7 @@ def test_documents_link_one_another() -> None:
 
 
 def test_table_of_stages_agrees_with_the_code() -> None:
-    from opentar.train.steps import STEPS
+    from opentar.nano.steps import STEPS
 
     told = {}
     for stage, needs, gates, _ in _rows("docs/train.md", "Stages and gates"):

@@ -6,9 +6,9 @@ from PIL import Image
 
 from opentar import Tar, model_folder
 from opentar.core.folder import verify
-from opentar.data.captions import concept_of
-from opentar.data.render import load_book, render
-from opentar.data.scenes import SceneGenerator
+from opentar.nano.world.captions import concept_of
+from opentar.nano.world.render import load_book, render
+from opentar.nano.world.scenes import SceneGenerator
 
 
 @pytest.fixture(scope="module")

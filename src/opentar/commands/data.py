@@ -39,10 +39,10 @@ def sheet(
         import numpy as np
 
         from opentar.core.pictures import save_picture
-        from opentar.data.captions import caption
-        from opentar.data.render import load_book, render
-        from opentar.data.scenes import SceneGenerator
-        from opentar.data.sheet import contact_sheet
+        from opentar.eval.sheet import contact_sheet
+        from opentar.nano.world.captions import caption
+        from opentar.nano.world.render import load_book, render
+        from opentar.nano.world.scenes import SceneGenerator
 
         rng = np.random.default_rng(seed)
         generator = SceneGenerator(split, sprites=load_book(styles))

@@ -102,9 +102,10 @@ def train(
         raise ConfigError(f"jobs is {jobs}; it must be at least 1")
     folder_argument(out)
     with output.working():
-        from opentar.train.nano import train_nano
+        from opentar.nano.steps import recipe_of
+        from opentar.train.run import train as run_recipe
 
-        scores = train_nano(out, stage or None, recipe=recipe, jobs=jobs, gates=gates, quiet=quiet)
+        scores = run_recipe(recipe_of(recipe), out, stage or None, jobs=jobs, gates=gates, quiet=quiet)
     output.line(f"{model}: stages ended in {out}: {', '.join(scores) or 'none'}")
     output.result({"model": model, "out": str(out), "scores": scores})
 
@@ -130,8 +131,8 @@ def evaluate(
     if out is not None:
         folder_argument(out)
     with output.working():
-        from opentar.eval.nano import evaluate as measure
-        from opentar.eval.report import flatten, markdown
+        from opentar.nano.evaluate import evaluate as measure
+        from opentar.nano.report import flatten, markdown
 
         tar = load(model, device)
         with output.progress() as progress:

@@ -1,1 +1,1 @@
-"""The nano world: names, drawings and texts that ship with the package, and what is made of them."""
+"""What a model learns from: samples, tasks and mixtures, pictures, and streams that can be resumed."""

@@ -1,1 +1,1 @@
-"""Scores: drawing, reading and each link of the chain, with the judge's own error beside them."""
+"""Scores: metrics that need no judge, answers of a model to many questions, reports and sheets to look at."""

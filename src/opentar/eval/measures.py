@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from opentar.core.errors import DataError
-from opentar.data.spec import PICTURE, SceneSpec
 
 
 def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8], inside: NDArray[np.bool_] | None = None) -> float:
@@ -27,19 +26,6 @@ def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8], inside: NDArray[np
         raise DataError("an empty region was given; PSNR needs at least one pixel")
     error = float(np.mean(difference**2))
     return min(99.0, 10 * math.log10(255**2 / error)) if error else 99.0
-
-
-def box_masks(specs: Sequence[SceneSpec], size: int = PICTURE) -> torch.Tensor:
-    """Where the objects of scenes are: float32 (scenes, size, size), 1 inside the box of any object, 0 elsewhere.
-
-    Boxes are in pixels of a scene's picture, `PICTURE` (128) a side; a smaller `size` cuts, it does not shrink.
-    """
-    masks = torch.zeros(len(specs), size, size)
-    for mask, spec in zip(masks, specs, strict=True):
-        for item in spec.objects:
-            x0, y0, x1, y1 = item.box
-            mask[y0:y1, x0:x1] = 1
-    return masks
 
 
 def usage(counts: Sequence[torch.Tensor]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from opentar.core.errors import DataError
-from opentar.eval.features import Progress
+from opentar.core.progress import Count
 
 if TYPE_CHECKING:
     from opentar.pipeline import Tar
@@ -38,7 +38,7 @@ def ask_all(
     questions: Sequence[tuple[int, str]],
     *,
     max_new_tokens: int | None = None,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> list[str]:
     """Answer (picture number, question) pairs; each answer is the one `Tar.ask` gives.
 

@@ -1,5 +1,5 @@
-"""Training of every stage: one loop, one folder layout, one recipe a model.
+"""Training of any model of this kind: one trainer, stages of any size, recipes that are graphs of named steps.
 
-`stage.py` says what a stage is, `loop.py` runs one, `stages/` holds them, `recipes.py` gives their numbers and
-`nano.py` runs them in order behind their gates.
+`stage.py` says what a stage is, `trainer.py` runs one, `stages/` holds them, `recipe.py` joins them behind their gates
+and `run.py` carries a recipe out.
 """

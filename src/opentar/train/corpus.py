@@ -1,122 +1,110 @@
-"""Scenes spelled in codes once: the language model and the de-tokenizers learn without drawing or encoding.
+"""Pictures encoded once: the language model and the de-tokenizers learn from codes and latents, not from pixels.
 
-A corpus is a folder of shards; each shard is a checkpoint folder (tensors + scenes.jsonl + manifest), complete or
-absent, so that a broken-off corpus goes on at its first missing shard. A shard is a pure function of (seed, its index).
+A corpus is a folder of shards; each shard is a checkpoint folder (tensors, extra files, manifest), complete or absent,
+so that a broken-off corpus goes on at its first missing shard. A shard is a pure function of its index.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from opentar.core.device import has_bf16_cpu
-from opentar.core.errors import ConfigError, DataError
+from opentar.core.errors import DataError
 from opentar.core.folder import load_part, save_part
-from opentar.data.spec import SceneSpec
+from opentar.data.pictures import shrink, to_unit
 from opentar.eval.measures import usage
-from opentar.image_to_tokens.ta_tok import TATok
+from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
 from opentar.tokens_to_image.autoencoder import Autoencoder
-from opentar.train.journal import Journal
-from opentar.train.stages.pictures import ScenePictures, shrink, to_unit
-from opentar.vocab import Scale
-
-SCENES = "scenes.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorpusSettings:
-    """What a corpus holds."""
-
-    scenes: int
-    """Number of scenes, rounded up to whole shards."""
-    shard: int = 2048
-    """Scenes a shard."""
-    styles: tuple[str, ...] = ()
-    """Drawing styles; empty means all training styles."""
-    shares: dict[str, float] = field(default_factory=dict)
-    """Shares of the kinds; empty means the world's own."""
-    tidy: float = 0.0
-    """How many scenes stand in fixed places."""
-    latents: bool = False
-    """Keep the autoencoder's latents as well (2 kB a scene)."""
-    seed: int = 0
-    """Seed of the scenes."""
-
-    def __post_init__(self) -> None:
-        if self.scenes < 1 or self.shard < 1:
-            raise ConfigError(f"a corpus of {self.scenes} scenes in shards of {self.shard} is empty; give at least 1")
+from opentar.train.logger import Logger
+from opentar.vocab import Scale, Vocab
 
 
 @dataclass(frozen=True)
 class Corpus:
     """A corpus in memory."""
 
-    codes: tuple[torch.Tensor, ...]
-    """One int64 (scenes, length) tensor a scale, by scale index."""
-    specs: tuple[SceneSpec, ...]
-    """The scenes, in the same order."""
-    latents: torch.Tensor | None
-    """float32 (scenes, 4, 16, 16) where kept and asked for."""
-    styles: tuple[str, ...] | None
-    """Drawing styles; None stands for all training styles."""
-    tidy: float = 0.0
-    """How many scenes stand in fixed places."""
+    codes: tuple[Tensor, ...]
+    """One int64 (pictures, length) tensor a scale, by scale index."""
+    latents: Tensor | None
+    """float32 (pictures, C, h, w) where kept and asked for."""
+
+    def __len__(self) -> int:
+        return len(self.codes[0])
+
+    def inside(self, index: int) -> Tensor:
+        """float32 (S, S) of one picture, 1 where an error weighs more; a corpus that does not know gives zeros."""
+        return torch.zeros(1, 1)
+
+
+class Shard(NamedTuple):
+    """What one shard is made of."""
+
+    pixels_B3SS: Tensor
+    """uint8"""
+    extra: Mapping[str, bytes]
+    """Files that stand beside the codes: what is known about the pictures."""
+
+
+def scales_of(config: TATokConfig) -> tuple[Scale, ...]:
+    """The scales of a tokenizer on its own; the number of words plays no part."""
+    vocab = Vocab(text_size=1, codebook_size=config.quantizer.codebook_size, grid_side=config.vision.grid_side)
+    return vocab.scales
 
 
 def write_corpus(
     folder: Path,
-    settings: CorpusSettings,
+    make: Callable[[int], Shard],
+    shards: int,
     ta_tok: TATok,
     autoencoder: Autoencoder | None,
-    scales: tuple[Scale, ...],
     *,
     quiet: bool = False,
 ) -> dict[str, float]:
-    """Write the missing shards of a corpus into `folder`; returns what a look at the codes tells.
+    """Write the missing shards of a corpus into `folder`; returns how much of the codebook is in use.
 
-    Raises: ConfigError where latents are asked for without an autoencoder.
+    Args:
+        folder: of the corpus.
+        make: shard number -> its pictures, the same every time.
+        shards: how many there are.
+        ta_tok: the trained tokenizer.
+        autoencoder: its latents are kept beside the codes where it is given.
+        quiet: print no progress.
     """
-    if settings.latents and autoencoder is None:
-        raise ConfigError("a corpus with latents needs the autoencoder; give it, or set latents to false")
-    source = ScenePictures(styles=settings.styles or None, shares=settings.shares or None, tidy=settings.tidy)
-    shards = -(-settings.scenes // settings.shard)
-    journal = Journal(folder, folder.name, shards, quiet=quiet)
+    logger, scales = Logger(folder, folder.name, shards, quiet=quiet), scales_of(ta_tok.config)
     used = [torch.zeros(ta_tok.config.quantizer.codebook_size, dtype=torch.int64) for _ in scales]
     for index in range(shards):
         path = folder / f"shard-{index:04d}"
         if not path.exists():
-            specs = source.specs(np.random.default_rng([settings.seed, index]), settings.shard)
-            state = spell(specs, source, ta_tok, autoencoder if settings.latents else None, scales)
-            lines = "".join(json.dumps(spec.to_dict(), separators=(",", ":")) + "\n" for spec in specs)
-            save_part(path, {"scenes": len(specs)}, state, storage="bfloat16", extra={SCENES: lines.encode()})
+            pixels, extra = make(index)
+            state = encode_pictures(pixels, ta_tok, autoencoder, scales)
+            save_part(path, {"scenes": len(pixels)}, state, storage="bfloat16", extra=extra)
         _, state = load_part(path)
         for scale, count in zip(scales, used, strict=True):
             count += torch.bincount(state[f"codes{scale.index}"].long().flatten(), minlength=len(count))
-        journal.row(
+        logger.row(
             index + 1, {f"used_{scale.index}": float((n > 0).sum()) for scale, n in zip(scales, used, strict=True)}
         )
-    journal.close()
+    logger.close()
     return usage(used)
 
 
 @torch.inference_mode()
-def spell(
-    specs: list[SceneSpec],
-    source: ScenePictures,
+def encode_pictures(
+    pixels_B3SS: Tensor,
     ta_tok: TATok,
     autoencoder: Autoencoder | None,
     scales: tuple[Scale, ...],
     batch: int = 64,
-) -> dict[str, torch.Tensor]:
-    """Codes of scenes at every scale (int32), and latents (float32) where an autoencoder is given."""
-    rows: dict[str, list[torch.Tensor]] = {}
-    for start in range(0, len(specs), batch):
-        part = specs[start : start + batch]
-        pictures = source.pictures(part)
+) -> dict[str, Tensor]:
+    """Codes of uint8 pictures at every scale (int32), and latents (float32) where an autoencoder is given."""
+    rows: dict[str, list[Tensor]] = {}
+    for pictures in pixels_B3SS.split(batch):
         pixels = to_unit(shrink(pictures, ta_tok.config.vision.image_size))
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=False):
             for scale, codes in zip(scales, ta_tok.encode_scales(pixels, scales), strict=True):
@@ -128,22 +116,20 @@ def spell(
     return {name: torch.cat(parts) for name, parts in rows.items()}
 
 
-def read_corpus(folder: Path, settings: CorpusSettings, *, latents: bool) -> Corpus:
-    """Load a whole corpus, with its latents where asked for. Raises DataError naming the first missing shard."""
-    states, specs = [], []
-    for index in range(-(-settings.scenes // settings.shard)):
+def read_shards(folder: Path, shards: int, *, latents: bool) -> tuple[Corpus, list[Path]]:
+    """A whole corpus, with its latents where asked for, and the folders of its shards.
+
+    Raises DataError naming the first missing shard.
+    """
+    states, paths = [], []
+    for index in range(shards):
         path = folder / f"shard-{index:04d}"
         if not path.exists():
-            raise DataError(f"the corpus in {folder} has no {path.name}; run its stage again, it goes on from there")
+            raise DataError(f"the corpus in {folder} has no {path.name}; run its stage again, it resumes there")
         state = load_part(path)[1]
         states.append({key: value for key, value in state.items() if latents or key != "latents"})
-        lines = (path / SCENES).read_text(encoding="utf-8").splitlines()
-        specs += [SceneSpec.from_dict(json.loads(line)) for line in lines]
+        paths.append(path)
     names = sorted(name for name in states[0] if name.startswith("codes"))
-    return Corpus(
-        codes=tuple(torch.cat([state[name] for state in states]).long() for name in names),
-        specs=tuple(specs),
-        latents=torch.cat([state["latents"] for state in states]) if "latents" in states[0] else None,
-        styles=settings.styles or None,
-        tidy=settings.tidy,
-    )
+    codes = tuple(torch.cat([state[name] for state in states]).long() for name in names)
+    kept = torch.cat([state["latents"] for state in states]) if "latents" in states[0] else None
+    return Corpus(codes, kept), paths

@@ -1,19 +1,17 @@
-"""What a training stage is: a module, batches that are pure functions of a generator, a loss, scores, a result."""
+"""What a training stage is: a module with a loss, batches or a stream of its own, held-out scores, and a result."""
 
 from __future__ import annotations
 
 import abc
-import signal
-from collections.abc import Generator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from opentar.core.errors import ConfigError
+from opentar.data.stream import Batch, SeededBatches, Stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +73,21 @@ class Stage(abc.ABC):
         """Build the module to train; its `forward(batch)` returns (loss, metrics), computed under autocast."""
 
     @abc.abstractmethod
-    def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+    def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """`size` training samples as CPU tensors, a pure function of `rng` (called in a worker process)."""
+
+    def stream(self, *, workers: int, rank: int, world: int, accumulate: int) -> Stream:
+        """What the trainer draws from: seeded batches, or a reader of its own in a subclass."""
+        settings = self.settings
+        return SeededBatches(
+            self.batch,
+            steps=settings.steps * accumulate,
+            size=max(1, settings.batch_size // accumulate),
+            seed=settings.seed,
+            workers=workers,
+            rank=rank,
+            world=world,
+        )
 
     @abc.abstractmethod
     def scores(self, module: nn.Module) -> dict[str, float]:
@@ -97,60 +108,15 @@ class Stage(abc.ABC):
         return ()
 
 
-@dataclass(frozen=True)
-class Gate:
-    """A score that a stage must reach before the next may start."""
+class BesideFrozen(nn.Module):
+    """A module with frozen parts beside it: they move to its device, and are no part of its weights and checkpoints."""
 
-    score: str
-    """Name of the score in the stage's final scores."""
-    at_least: float
-    """Smallest value that opens the gate."""
+    def __init__(self, *frozen: nn.Module) -> None:
+        super().__init__()
+        # A plain tuple: nn.Module would register modules that are set as attributes.
+        self.frozen = tuple(part.requires_grad_(False) for part in frozen)
 
-    def check(self, stage: str, scores: Mapping[str, float]) -> str | None:
-        """None where the gate is open, else the sentence that says why it is shut."""
-        value = scores.get(self.score)
-        if value is not None and value >= self.at_least:
-            return None
-        shown = "missing" if value is None else f"{value:.3f}"
-        return (
-            f"stage {stage} ended with {self.score} {shown}, below its gate of {self.at_least:.3f}: "
-            "train it longer, or pass --no-gates to go on with what there is"
-        )
-
-
-class StepBatches(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Batches by step number: item k is a function of (seed, k, rank) alone, whatever the workers or the start."""
-
-    def __init__(self, stage: Stage, rank: int = 0, world: int = 1) -> None:
-        self.stage, self.rank, self.world = stage, rank, world
-
-    def __len__(self) -> int:
-        return self.stage.settings.steps
-
-    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([self.stage.settings.seed, step, self.rank])
-        return self.stage.batch(rng, max(1, self.stage.settings.batch_size // self.world))
-
-
-def feed(stage: Stage, start: int, workers: int, rank: int = 0, world: int = 1) -> Generator[dict[str, torch.Tensor]]:
-    """Yield the batches of steps `start`, `start + 1`, ... in order."""
-    loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
-        StepBatches(stage, rank, world),
-        batch_size=None,
-        sampler=range(start, stage.settings.steps),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_outlive_signals if workers else None,
-    )
-    batches = iter(loader)
-    try:
-        yield from batches
-    finally:
-        # Dropped here, not when the interpreter ends: workers are told to stop while they can still be heard.
-        del batches
-
-
-def _outlive_signals(_worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the loop finishes its step with batches that still come, then ends us."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BesideFrozen:
+        for part in self.frozen:
+            part._apply(fn, recurse)
+        return super()._apply(fn, recurse)

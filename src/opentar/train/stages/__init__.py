@@ -1,1 +1,1 @@
-"""The stages of training, one file each, in the order in which they need one another."""
+"""Stages of any size, one file each: tokenizer, language model, de-tokenizers and their canvases."""

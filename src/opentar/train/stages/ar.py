@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from opentar.data.pictures import PictureSource
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.tokens_to_image.ar import ARConfig, ARDetokenizer, ARTransformer
 from opentar.tokens_to_image.vqgan import LatentVQ
 from opentar.train.corpus import Corpus
-from opentar.train.stage import LoopSettings
+from opentar.train.stage import BesideFrozen, LoopSettings
 from opentar.train.stages.painting import PaintingStage
 
 
@@ -32,23 +33,22 @@ class ARSettings:
     """Share of samples that learn without their condition (the paper drops a tenth)."""
 
 
-class ARModule(nn.Module):
+class ARModule(BesideFrozen):
     """The transformer with its loss; tokenizer and canvas stand beside it, frozen and outside its checkpoints."""
 
     def __init__(self, settings: ARSettings, ta_tok: TATok, canvas: LatentVQ) -> None:
-        super().__init__()
+        super().__init__(ta_tok, canvas)
         self.model = ARTransformer(settings.model)
         self.drop = settings.drop
-        self._frozen = [ta_tok.requires_grad_(False), canvas.requires_grad_(False)]
 
     def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        ta_tok, canvas = self._frozen
+        ta_tok, canvas = self.frozen
         assert isinstance(ta_tok, TATok) and isinstance(canvas, LatentVQ)
         with torch.no_grad():
             features = ta_tok.decode(batch["codes"])
             with torch.autocast(features.device.type, enabled=False):
                 picture_codes = canvas.quantize(batch["latents"])
-        dropped = torch.rand(len(features)) < self.drop
+        dropped = (torch.rand(len(features)) < self.drop).to(features.device)
         loss = self.model.loss(features, picture_codes, dropped_B=dropped)
         return loss, {"nats": loss.detach()}
 
@@ -58,8 +58,15 @@ class ARStage(PaintingStage):
 
     name = "ar"
 
-    def __init__(self, settings: ARSettings, corpora: Sequence[Corpus], ta_tok: TATok, canvas: LatentVQ) -> None:
-        super().__init__(settings, corpora, ta_tok)
+    def __init__(
+        self,
+        settings: ARSettings,
+        corpora: Sequence[Corpus],
+        held_out: PictureSource,
+        ta_tok: TATok,
+        canvas: LatentVQ,
+    ) -> None:
+        super().__init__(settings, corpora, held_out, ta_tok)
         self.recipe, self.canvas = settings, canvas
 
     def module(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Autoencoder: 128 px pictures to 16x16x4 latents and back, the canvas of both nano de-tokenizers.
+"""Autoencoder: 128 px pictures to 16x16x4 latents and back, the canvas of small de-tokenizers.
 
 Loss: 5 MSE + L1 + L1 of the pixel gradients, object cells weighted up, plus two gentle hands on the latents: noise, so
 that the decoder forgives a de-tokenizer's small errors, and a pull towards unit variance a channel.
@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from opentar.data.sheet import contact_sheet
-from opentar.eval.measures import box_masks
+from opentar.data.pictures import PictureData, PictureSource, shrink, to_pictures, to_unit
+from opentar.eval.sheet import contact_sheet
 from opentar.tokens_to_image.autoencoder import Autoencoder, AutoencoderConfig
 from opentar.train.stage import LoopSettings, Stage
-from opentar.train.stages.pictures import ScenePictures, to_pictures, to_unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +26,7 @@ class AutoencoderSettings:
     loop: LoopSettings
     model: AutoencoderConfig
     mosaic_share: float = 0.4
+    """How many pictures are mosaics, where the source has them."""
     object_weight: float = 3.0
     """Weight of pixels inside an object's box; 1 elsewhere."""
     latent_noise: float = 0.1
@@ -75,28 +75,32 @@ def decibels(made: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
 
 
 class AutoencoderStage(Stage):
-    """See the module docstring."""
+    """See the module docstring. `fit`: pictures that the latents are scaled to variance 1 on, at the end."""
 
     name = "autoencoder"
 
-    def __init__(self, settings: AutoencoderSettings) -> None:
-        self.recipe, self.settings = settings, settings.loop
-        self.source = ScenePictures(mosaic_share=settings.mosaic_share)
+    def __init__(self, settings: AutoencoderSettings, data: PictureData, fit: PictureSource) -> None:
+        self.recipe, self.settings, self.data, self.fit = settings, settings.loop, data, fit
 
     def module(self) -> nn.Module:
         return AutoencoderModule(self.recipe)
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
-        specs = self.source.specs(rng, size)
-        return {"pixels": self.source.pixels(specs, self.recipe.model.image_size), "inside": box_masks(specs)}
+        pixels, inside = self._pictures(self.data.train, rng, size)
+        return {"pixels": pixels, "inside": inside}
+
+    def _pictures(
+        self, source: PictureSource, rng: np.random.Generator, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels, inside = source.batch(rng, count)
+        return shrink(pixels, self.recipe.model.image_size), inside
 
     def scores(self, module: nn.Module) -> dict[str, float]:
         assert isinstance(module, AutoencoderModule)
         scores = {}
-        for prefix, sprites in (("", "train"), ("style_", "val")):
-            source = ScenePictures(split="val" if sprites == "train" else "train", sprites=sprites)
-            specs = source.specs(np.random.default_rng(11), max(2, self.settings.score_size // 3))
-            pixels, inside = source.pixels(specs, self.recipe.model.image_size), box_masks(specs)
+        for prefix, source in self.data.held_out.items():
+            rng = np.random.default_rng(11)
+            pixels, inside = self._pictures(source, rng, max(2, self.settings.score_size // 3))
             squared = torch.cat(
                 [(module.model(to_unit(part))[0].clamp(-1, 1) - to_unit(part)).square() for part in pixels.split(32)]
             ).mean(1)
@@ -107,8 +111,7 @@ class AutoencoderStage(Stage):
 
     def samples(self, module: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(module, AutoencoderModule)
-        source = ScenePictures(split="val")
-        pixels = to_unit(source.pixels(source.specs(np.random.default_rng(5), 16), self.recipe.model.image_size))
+        pixels = to_unit(self._pictures(self.data.held_out[""], np.random.default_rng(5), 16)[0])
         made = module.model(pixels)[0]
         pairs = [picture for pair in zip(to_pictures(pixels), to_pictures(made), strict=True) for picture in pair]
         contact_sheet(pairs, ["given", "made"] * 16, 8).save(folder / f"step-{step:07d}.png")
@@ -116,7 +119,6 @@ class AutoencoderStage(Stage):
     def finish(self, module: nn.Module, folder: Path) -> None:
         """Fit the latent scale on training pictures, then save."""
         assert isinstance(module, AutoencoderModule)
-        source = ScenePictures(mosaic_share=0.3)
         with torch.inference_mode():
-            module.model.fit_scale(to_unit(source.pixels(source.specs(np.random.default_rng(3), 512), 128)))
+            module.model.fit_scale(to_unit(self._pictures(self.fit, np.random.default_rng(3), 512)[0]))
         module.model.save(folder / "autoencoder")

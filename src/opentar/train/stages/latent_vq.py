@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from opentar.data.sheet import contact_sheet
-from opentar.eval.measures import box_masks
+from opentar.data.pictures import PictureData, to_pictures, to_unit
+from opentar.eval.sheet import contact_sheet
 from opentar.tokens_to_image.autoencoder import Autoencoder
 from opentar.tokens_to_image.vqgan import LatentVQ, LatentVQConfig, fit_kmeans
 from opentar.train.stage import LoopSettings, Stage
 from opentar.train.stages.autoencoder import decibels, picture_loss
-from opentar.train.stages.pictures import ScenePictures, to_pictures, to_unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +65,8 @@ class LatentVQStage(Stage):
 
     name = "latent_vq"
 
-    def __init__(self, settings: LatentVQSettings, autoencoder: Autoencoder) -> None:
-        self.recipe, self.settings, self.autoencoder = settings, settings.loop, autoencoder
-        self.source = ScenePictures(mosaic_share=0.4)
+    def __init__(self, settings: LatentVQSettings, data: PictureData, autoencoder: Autoencoder) -> None:
+        self.recipe, self.settings, self.data, self.autoencoder = settings, settings.loop, data, autoencoder
 
     def module(self) -> nn.Module:
         return LatentVQModule(self.autoencoder, self.recipe, self._table())
@@ -79,9 +77,9 @@ class LatentVQStage(Stage):
         rng, recipe = np.random.default_rng(21), self.recipe
         under, ground = [], []
         for _ in range(max(1, recipe.pictures // 64)):
-            specs = self.source.specs(rng, 64)
-            latents = self.autoencoder.encode(to_unit(self.source.pictures(specs))).float()
-            covered = nn.functional.adaptive_avg_pool2d(box_masks(specs), latents.shape[-1]) > 0.3
+            pixels, inside = self.data.train.batch(rng, 64)
+            latents = self.autoencoder.encode(to_unit(pixels)).float()
+            covered = nn.functional.adaptive_avg_pool2d(inside, latents.shape[-1]) > 0.3
             rows = latents.permute(0, 2, 3, 1)
             under.append(rows[covered])
             ground.append(rows[~covered])
@@ -94,13 +92,13 @@ class LatentVQStage(Stage):
         return fit_kmeans(torch.cat(picked), recipe.codebook_size, generator, recipe.rounds).clone()
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
-        specs = self.source.specs(rng, size)
-        return {"pixels": self.source.pictures(specs), "inside": box_masks(specs)}
+        pixels, inside = self.data.train.batch(rng, size)
+        return {"pixels": pixels, "inside": inside}
 
     def scores(self, module: nn.Module) -> dict[str, float]:
         assert isinstance(module, LatentVQModule)
-        source = ScenePictures(split="val")
-        given = to_unit(source.pictures(source.specs(np.random.default_rng(11), max(2, self.settings.score_size // 3))))
+        count = max(2, self.settings.score_size // 3)
+        given = to_unit(self.data.held_out[""].batch(np.random.default_rng(11), count).pixels_B3SS)
         codes = torch.cat([module.model.encode(part) for part in given.split(32)])
         made = torch.cat([module.model.decode_codes(part) for part in codes.split(32)]) * 2 - 1
         used = codes.unique().numel() / len(module.model.codebook)
@@ -108,8 +106,7 @@ class LatentVQStage(Stage):
 
     def samples(self, module: nn.Module, folder: Path, step: int) -> None:
         assert isinstance(module, LatentVQModule)
-        source = ScenePictures(split="val")
-        given = to_unit(source.pictures(source.specs(np.random.default_rng(5), 16)))
+        given = to_unit(self.data.held_out[""].batch(np.random.default_rng(5), 16).pixels_B3SS)
         made = module.model.decode_codes(module.model.encode(given)) * 2 - 1
         sheet = contact_sheet(to_pictures(given) + to_pictures(made), ["given"] * 16 + ["made"] * 16, 16)
         sheet.save(folder / f"step-{step:07d}.png")

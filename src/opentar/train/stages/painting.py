@@ -1,9 +1,8 @@
-"""What the painting stages share: samples from corpora, and held-out pictures painted again from their codes."""
+"""What the stages of de-tokenizers share: samples from corpora, and held-out pictures decoded again from codes."""
 
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,15 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from opentar.core.errors import ConfigError
-from opentar.data.sheet import contact_sheet
-from opentar.data.spec import SceneSpec
+from opentar.data.pictures import PictureSource, to_pictures, to_unit
+from opentar.data.task import check_shares
+from opentar.eval.sheet import contact_sheet
 from opentar.image_to_tokens.ta_tok import TATok
-from opentar.train.corpus import Corpus, spell
+from opentar.train.corpus import Corpus, encode_pictures, scales_of
 from opentar.train.stage import LoopSettings, Stage
 from opentar.train.stages.autoencoder import decibels
-from opentar.train.stages.cells import vocab_of
-from opentar.train.stages.pictures import ScenePictures, to_pictures, to_unit
 
 
 class Painter(Protocol):
@@ -47,17 +44,26 @@ class PaintingSettings(Protocol):
 
 
 class PaintingStage(Stage):
-    """A stage that learns pictures from codes. `corpora`: what is drawn first; scores and samples are of its kind.
+    """A stage that learns pictures from codes.
 
-    Raises ConfigError unless every scale and every corpus has its share.
+    Args:
+        settings: the recipe.
+        corpora: what it learns from.
+        held_out: pictures that scores and samples are made of.
+        ta_tok: the trained tokenizer.
+
+    Raises:
+        ConfigError: not every scale and every corpus has its share.
     """
 
     shown_scales: tuple[int, ...] = (1,)
     """Scales that are scored and shown."""
 
-    def __init__(self, settings: PaintingSettings, corpora: Sequence[Corpus], ta_tok: TATok) -> None:
-        self.corpora, self.ta_tok, self.settings = corpora, ta_tok, settings.loop
-        self.scales = vocab_of(ta_tok.config).scales
+    def __init__(
+        self, settings: PaintingSettings, corpora: Sequence[Corpus], held_out: PictureSource, ta_tok: TATok
+    ) -> None:
+        self.corpora, self.held_out, self.ta_tok, self.settings = corpora, held_out, ta_tok, settings.loop
+        self.scales = scales_of(ta_tok.config)
         self.scale_shares = check_shares("scale_shares", settings.scale_shares, len(self.scales))
         self.corpus_shares = check_shares("corpus_shares", settings.corpus_shares, len(corpora))
 
@@ -71,25 +77,24 @@ class PaintingStage(Stage):
         picked = []
         for _ in range(size):
             number = int(rng.choice(len(self.corpora), p=self.corpus_shares))
-            picked.append((number, int(rng.integers(len(self.corpora[number].specs)))))
+            picked.append((number, int(rng.integers(len(self.corpora[number])))))
         return scale, picked
 
-    def draw_samples(self, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor, list[SceneSpec]]:
-        """Codes int64 (B, N) of one scale, latents float32 (B, 4, 16, 16) and the scenes they come from."""
+    def draw_samples(self, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Codes int64 (B, N) of one scale, latents float32 (B, C, h, w) and where objects are, float32 (B, S, S)."""
         scale, rows = self.pick(rng, size)
         picked = [(self.corpora[number], index) for number, index in rows]
         codes = torch.stack([corpus.codes[scale][index] for corpus, index in picked])
         latents = torch.stack([corpus.latents[index] for corpus, index in picked if corpus.latents is not None])
         assert len(latents) == size, "a corpus without latents cannot teach painting"
-        return codes, latents.float(), [corpus.specs[index] for corpus, index in picked]
+        return codes, latents.float(), torch.stack([corpus.inside(index) for corpus, index in picked])
 
     def shown(self, module: nn.Module, count: int, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Held-out pictures in the drawing style and what comes back of their codes, both in [-1, 1]."""
-        source = ScenePictures(split="val", styles=self.corpora[0].styles, tidy=self.corpora[0].tidy)
-        specs = source.specs(np.random.default_rng(5), count)
-        codes = spell(specs, source, self.ta_tok, None, self.scales)[f"codes{scale}"].long()
+        """Held-out pictures and what comes back of their codes, both in [-1, 1]."""
+        pixels = self.held_out.batch(np.random.default_rng(5), count).pixels_B3SS
+        codes = encode_pictures(pixels, self.ta_tok, None, self.scales)[f"codes{scale}"].long()
         made = self.painter(module).decode(self.ta_tok.decode(codes).float(), seed=list(range(count)))
-        return to_unit(source.pictures(specs)), made * 2 - 1
+        return to_unit(pixels), made * 2 - 1
 
     def scores(self, module: nn.Module) -> dict[str, float]:
         """PSNR in dB at each shown scale."""
@@ -107,10 +112,3 @@ class PaintingStage(Stage):
             rows += to_pictures(given) + to_pictures(made)
             titles += ["given"] * 16 + [f"scale {scale}"] * 16
         contact_sheet(rows, titles, 16).save(folder / f"step-{step:07d}.png")
-
-
-def check_shares(name: str, shares: tuple[float, ...], count: int) -> tuple[float, ...]:
-    """`shares` themselves, or ConfigError unless they are `count` numbers of at least 0 with a sum of 1."""
-    if len(shares) != count or min(shares) < 0 or not math.isclose(sum(shares), 1):
-        raise ConfigError(f"{name} is {shares}; give {count} numbers of at least 0 that add up to 1")
-    return shares

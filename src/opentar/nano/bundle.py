@@ -1,0 +1,81 @@
+"""The end of a run: the trained parts put together into one model folder, stored small."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from opentar.core.folder import load_part, save_part
+from opentar.known_words import KnownWords
+from opentar.language.folder import load_language, save_language
+from opentar.model_folder import Defaults, DrawSettings, ModelConfig, part_files, write_model
+from opentar.nano.stages.pictures import ScenePictures
+from opentar.nano.world.captions import caption
+from opentar.nano.world.concepts import load_concepts
+from opentar.nano.world.palette import BACKGROUNDS, BACKGROUNDS_ZH, COLOURS, COLOURS_ZH
+from opentar.nano.world.questions import questions
+from opentar.tokens_to_image.ar import ARDetokenizer
+from opentar.tokens_to_image.flow import FlowDetokenizer
+from opentar.tokens_to_image.vqgan import LatentVQ
+from opentar.train.stages.ta_tok import WORDS
+
+DRAW = DrawSettings(scale=1, temperature=0.5, detok_guidance=1.7)
+"""How nano draws unless told otherwise: the best on validation prompts (docs/lab.md)."""
+LICENCE = "Apache-2.0 (weights); drawings and texts as NOTICE says"
+DATA = (
+    "Scenes of the nano world, drawn from the emoji families noto and noto-v1 (Apache-2.0), twemoji and emojione"
+    " (CC-BY-4.0), fluent-flat, fluent-color and fluent-3d (MIT); texts of emojibase (MIT, Unicode-3.0) and WordNet"
+    " 3.0; the codebook's frozen rows come from all-MiniLM-L6-v2 (Apache-2.0). openmoji, fxemoji and streamline were"
+    " never trained on."
+)
+
+
+def bundle(storage: str, out: Path) -> dict[str, float]:
+    """Write `out`/bundle/model, a whole model folder stored as `storage` says; returns its size in MB.
+
+    A broken-off bundle is simply made again: nothing is trained here.
+    """
+    work, model = out / "bundle" / "parts", out / "bundle" / "model"
+    shutil.rmtree(out / "bundle", ignore_errors=True)
+    results = {name: out / name / "result" for name in ("ta_tok", "tune", "polish", "ar")}
+    config, state = load_part(results["ta_tok"] / "ta_tok")
+    words = (results["ta_tok"] / "ta_tok" / WORDS).read_bytes()
+    save_part(work / "ta_tok", config, state, storage, {WORDS: words})
+    language = load_language(results["tune"] / "language")
+    save_language(work / "language", language.model, language.builder, storage)
+    flow = FlowDetokenizer.from_folder(results["polish"] / "detok")
+    flow.autoencoder = flow.autoencoder.without_encoder()
+    flow.save(work / "detok_diffusion", storage)
+    preview = ARDetokenizer.from_folder(results["ar"] / "detok")
+    assert isinstance(preview.canvas, LatentVQ)
+    preview.canvas = preview.canvas.without_encoder()
+    preview.save(work / "detok_ar", storage)
+    parts = {name: work / name for name in ("ta_tok", "language", "detok_diffusion", "detok_ar")}
+    settings = ModelConfig(
+        name="nano",
+        parts=tuple(parts),
+        defaults=Defaults(draw=DRAW),
+        known_words=known_words(),
+        licence=LICENCE,
+        data=DATA,
+    )
+    write_model(model, settings, parts)
+    shutil.rmtree(work)
+    return {"megabytes": sum(size for _, size in part_files(model)) / 1e6}
+
+
+def known_words() -> tuple[str, ...]:
+    """Every word of captions and questions: names, colours, grounds, and what a sample of sentences is made of."""
+    words: set[str] = {*COLOURS, *COLOURS_ZH.values(), *BACKGROUNDS, *BACKGROUNDS_ZH.values()}
+    for concept in load_concepts():
+        words |= {concept.en, concept.plural, concept.zh}
+    source, rng = ScenePictures(), np.random.default_rng(17)
+    names, signs = KnownWords(words), set()
+    for spec in source.specs(rng, 2000):
+        said = [caption(spec, "en", rng), *(qa.question for qa in questions(spec, "en", rng))]
+        words |= {word.strip(".,?!:;'\"").lower() for text in said for word in text.split()}
+        # Chinese is written without spaces: what no name covers (measure words, "on") is known sign by sign.
+        signs |= {sign for run in names.split(caption(spec, "zh", rng))[1] for sign in run}
+    return tuple(sorted(word for word in words | signs if word))

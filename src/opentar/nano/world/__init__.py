@@ -1,0 +1,1 @@
+"""The nano world: scenes, drawings, captions, questions, and which combinations are held out."""

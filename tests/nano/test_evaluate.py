@@ -1,0 +1,195 @@
+"""The whole evaluation with a tiny model: keys, even subsets, the report's files, and the judge beside every score."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opentar.core.errors import ConfigError, DataError, ModelError, OutputError
+from opentar.core.pictures import read_metadata
+from opentar.eval.measures import psnr, usage
+from opentar.eval.reading import ask_all
+from opentar.nano.benchmarks.geneval import TagCount, counterpart_share, even_prompts, geneval_scores, requests_of
+from opentar.nano.benchmarks.links import normal_answer
+from opentar.nano.evaluate import evaluate, score_drawings
+from opentar.nano.judge.judge import Judge, PartVerdict
+from opentar.nano.judge.parts import Seen
+from opentar.nano.report import flatten
+from opentar.nano.stages.pictures import box_masks
+from opentar.nano.world.fixed import GENEVAL_TAGS, geneval_prompts
+from opentar.nano.world.render import load_book, render
+from opentar.nano.world.scenes import SceneGenerator
+from opentar.pipeline import Tar
+
+# The tiny model learned a handful of words and says so at every prompt.
+pytestmark = pytest.mark.filterwarnings("ignore::opentar.pipeline.UnknownWordsWarning")
+
+TAGS = tuple(GENEVAL_TAGS)
+POPE_KEYS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+
+
+@pytest.fixture(scope="module")
+def scored(tar: Tar, judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    """Scores of the tiny model and the folder of its report."""
+    folder = tmp_path_factory.mktemp("eval") / "report"
+    stages: list[str] = []
+    scores = evaluate(
+        tar, limit=7, seed=3, out_dir=folder, judge=judge, progress=lambda name, done, total: stages.append(name)
+    )
+    assert {"drawing", "painting", "reading", "links"} <= set(stages)
+    return scores, folder
+
+
+def test_keys_are_those_that_the_documentation_names(scored: tuple[dict, Path]) -> None:
+    flat = flatten(scored[0])
+    wanted = {f"geneval.{tag}" for tag in (*TAGS, "overall")}
+    wanted |= {f"pope.{setting}.{key}" for setting in ("random", "popular", "adversarial") for key in POPE_KEYS}
+    assert {key for key in flat if key.startswith(("geneval.", "pope."))} == wanted
+    assert {f"judge.{key}" for key in wanted} | {"judge.counterpart"} == {k for k in flat if k.startswith("judge.")}
+    assert {"meta.checkpoint", "meta.seed", "meta.detokenizer", "meta.scale", "meta.seconds"} <= set(flat)
+    assert {key.split(".")[0] for key in flat} == {"geneval", "pope", "judge", "meta"}
+    assert (flat["meta.seed"], flat["meta.prompts"]) == (3, 7)
+
+
+def test_report_holds_scores_pictures_and_verdicts(scored: tuple[dict, Path], tar: Tar) -> None:
+    scores, folder = scored
+    assert json.loads((folder / "scores.json").read_text()) == scores
+    text = (folder / "report.md").read_text()
+    assert all(tag in text for tag in TAGS)
+    assert tar.parts.hash in text
+    assert Image.open(folder / "sheet.png").width > 128 * 6
+    assert len(json.loads((folder / "blind_key.json").read_text())) == 2
+    places = sorted((folder / "drawings").iterdir())
+    assert [place.name for place in places] == [f"{number:05d}" for number in range(7)]
+    line = json.loads((places[0] / "metadata.jsonl").read_text())
+    assert read_metadata(places[0] / "samples" / "0000.png")["prompt"] == line["prompt"]
+
+
+def test_a_drawing_of_the_report_can_be_repeated_alone(scored: tuple[dict, Path], tar: Tar) -> None:
+    place = scored[1] / "drawings" / "00004"
+    line = json.loads((place / "metadata.jsonl").read_text())
+    again = np.asarray(tar.generate(line["prompt"], seed=3)[0]).astype(int)
+    assert np.abs(again - np.asarray(Image.open(place / "samples" / "0000.png"))).max() <= 1
+
+
+def test_a_folder_with_something_in_it_is_kept(scored: tuple[dict, Path], tar: Tar, judge: Judge) -> None:
+    with pytest.raises(OutputError, match="not an empty folder"):
+        evaluate(tar, limit=6, out_dir=scored[1], judge=judge)
+
+
+def test_limits_and_samples_are_checked(tar: Tar, judge: Judge) -> None:
+    with pytest.raises(ConfigError, match="limit is 5; give 6"):
+        evaluate(tar, limit=5, judge=judge)
+    with pytest.raises(ConfigError, match="samples is 0"):
+        evaluate(tar, limit=6, samples=0, judge=judge)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"seed": -1}, ConfigError),
+        ({"seed": 2**62}, ConfigError),
+        ({"scale": 7}, ConfigError),
+        ({"detok": "x"}, ModelError),
+        ({"limit": 5}, ConfigError),
+        ({"samples": 1001}, ConfigError),
+        ({"out_dir": Path(__file__).parent}, OutputError),
+        ({"out_dir": Path(__file__) / "below"}, OutputError),
+    ],
+)
+def test_settings_are_refused_before_the_judge_is_built(
+    tar: Tar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict, error: type[Exception]
+) -> None:
+    """The judge takes minutes to build."""
+
+    def built(**named: object) -> Judge:
+        raise AssertionError("the judge was built")
+
+    monkeypatch.setattr("opentar.nano.evaluate.Judge", built)
+    with pytest.raises(error):
+        evaluate(tar, **{"limit": 6, "out_dir": tmp_path / "report", **wrong})
+    assert not (tmp_path / "report").exists()
+
+
+def test_limit_takes_the_beginning_of_every_tag() -> None:
+    few = even_prompts(14)
+    assert [sum(one.tag == tag for one in few) for tag in TAGS] == [3, 3, 2, 2, 2, 2]
+    assert [one.id for one in few if one.tag == "position"] == ["geneval-position-000", "geneval-position-001"]
+    whole = geneval_prompts(3)
+    assert all(one in whole for one in few)
+
+
+def test_score_is_relative_to_the_judge() -> None:
+    def count(accepted: int) -> TagCount:
+        return TagCount(accepted=accepted, total=10, top1=0, background=0)
+
+    scores = geneval_scores({tag: count(4) for tag in TAGS}, {tag: count(8) for tag in TAGS})
+    assert scores == pytest.approx(dict.fromkeys((*TAGS, "overall"), 0.5))
+    nothing = geneval_scores({tag: count(4) for tag in TAGS}, {tag: count(0) for tag in TAGS})
+    assert nothing["overall"] == 0
+
+
+def test_true_pictures_as_drawings_score_one(judge: Judge) -> None:
+    prompts = even_prompts(12)
+    book = load_book("train")
+    pictures = [Image.fromarray(render(prompt.spec, book)) for prompt in prompts]
+    _, scores = score_drawings(judge, prompts, pictures)
+    for tag in TAGS:
+        assert scores["counts"][tag]["drawn"] == scores["counts"][tag]["truth"]
+    assert scores["counts"]["single_object"]["drawn_background"] == 2
+
+
+def test_counterpart_is_never_the_same_request() -> None:
+    prompts = even_prompts(12)
+    requests = requests_of(prompts)
+    # A reading that fulfils exactly its own single-object request.
+    readings = []
+    for request in requests:
+        part = PartVerdict(box=(0, 0, 9, 9), names=(request.wanted[0].concept,), colour="red")
+        readings.append((Seen(parts=(), background_rgb=(0, 0, 0)), (part,)))
+    assert counterpart_share(readings[:2], requests[:2]) == 0.0
+    assert counterpart_share(readings[:2], [requests[0], requests[0]]) == 0.0
+
+
+def test_asking_many_equals_asking_one(tar: Tar) -> None:
+    generator, book = SceneGenerator("test"), load_book("train")
+    specs = [generator.sample(np.random.default_rng(n), "single") for n in range(2)]
+    pictures = [Image.fromarray(render(spec, book)) for spec in specs]
+    asked = [(1, "Is there a dog in the picture?"), (0, "What is this?"), (1, "How many?")]
+    assert ask_all(tar, pictures, asked) == [tar.ask(pictures[number], question) for number, question in asked]
+    assert ask_all(tar, pictures, []) == []
+    with pytest.raises(DataError, match="about picture 2"):
+        ask_all(tar, pictures, [(2, "What?")])
+
+
+def test_psnr_over_boxes_and_usage_of_codes() -> None:
+    import torch
+
+    spec = SceneGenerator("test").sample(np.random.default_rng(0), "two")
+    first = np.zeros((128, 128, 3), np.uint8)
+    second = first + 10
+    assert psnr(first, second) == pytest.approx(20 * np.log10(25.5))
+    assert psnr(first, first) == 99
+    masks = box_masks([spec, spec])
+    assert (masks.dtype, masks.shape) == (torch.float32, (2, 128, 128))
+    for item in spec.objects:
+        x0, y0, x1, y1 = item.box
+        assert masks[1, y0:y1, x0:x1].all()
+    assert 0 < masks.mean() < 1
+    inside = masks[0].bool().numpy()
+    second[~inside] = 0
+    assert psnr(first, second, inside) == pytest.approx(20 * np.log10(25.5))
+    with pytest.raises(DataError, match="equal shapes"):
+        psnr(first, second[:64])
+    found = usage([torch.tensor([1, 1, 1, 1, 0, 0, 0, 0]), torch.tensor([0, 9]), torch.tensor([0, 0])])
+    assert found == {
+        "used_0": 0.5, "perplexity_0": pytest.approx(4.0), "used_1": 0.5, "perplexity_1": pytest.approx(1.0),
+        "used_2": 0.0, "perplexity_2": pytest.approx(1.0),
+    }  # fmt: skip
+
+
+def test_answers_are_compared_without_case_and_stop() -> None:
+    assert normal_answer(" Three red apples. ") == normal_answer("three red apples")
+    assert normal_answer("三个苹果。") == "三个苹果"
