@@ -109,6 +109,19 @@ class PromptBuilder:
         """Prefix for text -> text."""
         return self.conversation([Turn("user", (self._text(text, "prompt"),))])
 
+    def prefix(self, turns: Sequence[Turn], scale: Scale | None = None) -> list[int]:
+        """Prefix of any conversation, the assistant's turn opened; with a scale it ends in <im_start><S_k>.
+
+        A leading system turn replaces the template's. Raises PromptError where it does not fit the model, the codes
+        of the scale included.
+        """
+        ids = self._build(turns, opened=True)[0]
+        if scale is not None:
+            ids += [self.vocab.image_start, self.vocab.scale_token(scale.index)]
+            # Codes, <im_end> and <|im_end|> are still to come and need their positions.
+            self._check_length(len(ids) + scale.length + 2)
+        return ids
+
     def conversation(self, turns: Sequence[Turn]) -> list[int]:
         """Prefix of any conversation, the assistant's turn opened. A leading system turn replaces the template's."""
         return self._build(turns, opened=True)[0]

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from opentar.core.folder import strict_load
 from opentar.data.stream import Batch
 from opentar.data.task import Task
+from opentar.engine.backends.torch_backend import TorchBackend
+from opentar.engine.engine import Engine
 from opentar.language.folder import save_language
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.language.prompt import IGNORED, PromptBuilder
@@ -23,6 +25,8 @@ from opentar.train.stage import LoopSettings, Stage
 
 LIKE_LENGTH = 16
 """Rows of a batch that are run at a time, sorted by length: conversations are twice as long as drawings."""
+LOOK_BATCH = 64
+"""Requests side by side where a model is looked at: nobody waits for the first one."""
 
 
 class LanguageRecipe(Protocol):
@@ -48,10 +52,10 @@ class LanguageRecipe(Protocol):
 class Look(Protocol):
     """One way to look at a language model while it is trained, on held-out data."""
 
-    def scores(self, model: TarLanguageModel, builder: PromptBuilder) -> dict[str, float]:
+    def scores(self, engine: Engine) -> dict[str, float]:
         """Scores by name."""
 
-    def samples(self, model: TarLanguageModel, builder: PromptBuilder) -> Sequence[str]:
+    def samples(self, engine: Engine) -> Sequence[str]:
         """Lines for a person to read."""
 
 
@@ -111,16 +115,20 @@ class LanguageStage(Stage):
         return pad_batch(samples, self.builder.padding)
 
     def scores(self, module: nn.Module) -> dict[str, float]:
-        assert isinstance(module, LanguageModule)
-        found = [look.scores(module.model, self.builder) for look in self.looks]
+        engine = self._engine(module)
+        found = [look.scores(engine) for look in self.looks]
         return {name: value for scores in found for name, value in scores.items()}
 
     def samples(self, module: nn.Module, folder: Path, step: int) -> None:
-        assert isinstance(module, LanguageModule)
-        lines = [line for look in self.looks for line in look.samples(module.model, self.builder)]
+        engine = self._engine(module)
+        lines = [line for look in self.looks for line in look.samples(engine)]
         if lines:
             text = "".join(f"{line}\n" for line in lines)
             (folder / f"step-{step:07d}.txt").write_text(text, encoding="utf-8")
+
+    def _engine(self, module: nn.Module) -> Engine:
+        assert isinstance(module, LanguageModule)
+        return Engine(TorchBackend(module.model), self.builder, batch=LOOK_BATCH)
 
     def finish(self, module: nn.Module, folder: Path) -> None:
         assert isinstance(module, LanguageModule)

@@ -1,0 +1,50 @@
+"""What an engine tells while requests run; `ticket` is the number that `Engine.submit` gave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from opentar.core.errors import OpenTarError
+
+
+@dataclass(frozen=True)
+class CodeDrawn:
+    """One more code of a drawing."""
+
+    ticket: int
+    code: int
+    step: int
+    """Codes drawn so far, this one included."""
+    total: int
+    """Codes of the whole grid."""
+
+
+@dataclass(frozen=True)
+class TokenSaid:
+    """One more id of a text."""
+
+    ticket: int
+    token: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """The request has ended well."""
+
+    ticket: int
+    ids: tuple[int, ...] = ()
+    """Codes of a drawing, ids of a text."""
+    probabilities: tuple[float, ...] = ()
+    """Of each choice; they sum to 1."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The request has failed; others run on."""
+
+    ticket: int
+    error: OpenTarError
+
+
+Event = CodeDrawn | TokenSaid | Done | Failed
+"""Anything that an engine tells."""
