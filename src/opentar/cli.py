@@ -61,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default: those of the process.
 
     Returns:
-        The exit code: 0; 2 for wrong usage or input that cannot be taken; 1 for other failures; 130 after Ctrl-C;
-        for an exception with an `exit_code` of its own that one, as a training stopped by a signal has.
+        The exit code: 0, or what the command returns; 2 for wrong usage or input that cannot be taken; 1 for other
+        failures; 130 after Ctrl-C; for an exception with an `exit_code` of its own that one, as a training stopped by
+        a signal has.
     """
     environment.quiet_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -71,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = [STDIN if token == HYPHEN else token for token in (sys.argv[1:] if argv is None else argv)]
     try:
         command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
-        command(*_as_typed(bound.args), **_as_typed(bound.kwargs))
-        return 0
+        return command(*_as_typed(bound.args), **_as_typed(bound.kwargs)) or 0
     except CycloptsError as error:
         return _fail(error, EXIT_USAGE, f"{_as_typed(_one_line(str(error)))} See: opentar --help")
     except KeyboardInterrupt:
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(error: Exception) -> int:
     if isinstance(error, errors.OpenTarError):
-        failed = isinstance(error, (errors.WeightsError, errors.DataError))
+        failed = isinstance(error, (errors.WeightsError, errors.DataError, errors.UnsavedError))
         return _fail(error, EXIT_FAILED if failed else EXIT_USAGE, _one_line(str(error)))
     if isinstance(code := getattr(error, "exit_code", None), int):
         # A stopped training says itself how it went on; that is no fault to explain.

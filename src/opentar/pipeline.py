@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -22,7 +22,9 @@ from PIL import Image
 from torch import Tensor
 
 from opentar import __version__, asking, model_folder
+from opentar.core.errors import PromptError
 from opentar.core.pictures import open_picture
+from opentar.drawing import Drawing, Progress, StepCallback
 from opentar.known_words import KnownWords
 from opentar.model_folder import MAX_PICTURES, MAX_SEED, DrawSettings, check_range
 from opentar.model_parts import ModelParts
@@ -31,9 +33,6 @@ from opentar.vocab import Scale
 
 if TYPE_CHECKING:
     from opentar.asking import Picture, Pictures, Questions, Scales
-
-StepCallback = Callable[[str, int, int], None]
-"""Called after each step with (stage, steps done, steps in all); the stages are "codes" and "picture"."""
 
 _BATCH = 16
 """Pictures drawn, or questions answered, side by side; more only costs memory."""
@@ -53,16 +52,6 @@ class TokenGrid:
     """Rows of codes, `scale.side` by `scale.side`."""
     words: list[list[list[str]]]
     """For each code its nearest words, nearest first; empty lists where the model ships no words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Drawing:
-    """One picture to draw."""
-
-    prompt: str
-    prefix: list[int]
-    seed: int
-    index: int
 
 
 class Tar:
@@ -156,9 +145,6 @@ class Tar:
             PromptError: empty, wordless or too long prompts, or ones that are not text.
             ConfigError, ModelError: a setting out of range, an unknown scale or de-tokenizer.
         """
-        prompts = asking.prompts(prompt)
-        check_range("n", n, 1, MAX_PICTURES, whole=True)
-        check_range("seed", seed, 0, MAX_SEED, whole=True)
         settings = self._settings(
             scale=scale,
             detok=detok,
@@ -167,33 +153,84 @@ class Tar:
             detok_guidance=detok_guidance,
             steps=steps,
         )
+        jobs = self._jobs(prompt, n, seed, settings)
+        return list(self._draw(jobs, settings, _BATCH, callback_on_step_end))
+
+    @torch.no_grad()
+    def generate_iter(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        n: int = 1,
+        scale: int | None = None,
+        detok: str | None = None,
+        seed: int = 0,
+        guidance: float | None = None,
+        temperature: float | None = None,
+        detok_guidance: float | None = None,
+        steps: int | None = None,
+        batch_size: int = _BATCH,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> Iterator[Image.Image]:
+        """Draw as `generate` does, and give the pictures one by one: each batch when it is done, the next when asked.
+
+        Everything is checked in the call itself, before the first picture is asked for.
+
+        Args:
+            batch_size: pictures drawn side by side, 1 to 1000; more is faster and takes more memory. The other
+                arguments, the pictures and the errors are those of `generate`.
+        """
+        check_range("batch_size", batch_size, 1, MAX_PICTURES, whole=True)
+        settings = self._settings(
+            scale=scale,
+            detok=detok,
+            guidance=guidance,
+            temperature=temperature,
+            detok_guidance=detok_guidance,
+            steps=steps,
+        )
+        jobs = self._jobs(prompt, n, seed, settings)
+        return self._draw(jobs, settings, batch_size, callback_on_step_end)
+
+    def _jobs(self, prompt: str | Sequence[str], n: int, seed: int, settings: DrawSettings) -> list[Drawing]:
+        """The pictures to draw. All prompts are built before the first one, so that a bad last prompt costs nothing."""
+        prompts = asking.prompts(prompt)
+        check_range("n", n, 1, MAX_PICTURES, whole=True)
+        check_range("seed", seed, 0, MAX_SEED, whole=True)
         grid = self.parts.vocab.scale(settings.scale)
-        # All prompts are built before the first picture, so that a bad last one costs nothing.
-        jobs = [
-            _Drawing(prompt=text, prefix=self.parts.language.builder.draw(text, grid), seed=seed + index, index=index)
-            for text in prompts
-            for index in range(n)
-        ]
+        prefixes: list[list[int]] = []
+        for number, text in enumerate(prompts, start=1):
+            try:
+                prefixes.append(self.parts.language.builder.draw(text, grid))
+            except PromptError as error:
+                raise PromptError(
+                    f"prompt {number} of {len(prompts)}: {error}" if len(prompts) > 1 else error
+                ) from error
         # Loaded before anything is spelled: damaged weights are told at once.
         self.parts.detokenizer(settings.detok)
         self._warn_of_unknown_words(prompts)
-        return self._draw(jobs, settings, grid, callback_on_step_end)
+        return [
+            Drawing(prompt=text, prefix=prefix, seed=seed + index, index=index)
+            for text, prefix in zip(prompts, prefixes, strict=True)
+            for index in range(n)
+        ]
 
+    @torch.no_grad()
     def _draw(
-        self, jobs: Sequence[_Drawing], settings: DrawSettings, grid: Scale, callback: StepCallback | None
-    ) -> list[Image.Image]:
-        progress = _Progress(callback, batches=-(-len(jobs) // _BATCH))
-        pictures: list[Image.Image] = []
-        for start in range(0, len(jobs), _BATCH):
-            batch = jobs[start : start + _BATCH]
+        self, jobs: Sequence[Drawing], settings: DrawSettings, batch_size: int, callback: StepCallback | None
+    ) -> Iterator[Image.Image]:
+        progress = Progress(callback, batches=-(-len(jobs) // batch_size))
+        grid = self.parts.vocab.scale(settings.scale)
+        for start in range(0, len(jobs), batch_size):
+            batch = jobs[start : start + batch_size]
             seeds = [job.seed for job in batch]
             codes_BN = self._spell([job.prefix for job in batch], seeds, settings, grid, progress)
-            for job, picture in zip(batch, self._paint(codes_BN, seeds, settings, progress), strict=True):
+            pictures = self._paint(codes_BN, seeds, settings, progress)
+            progress.next_batch()
+            for job, picture in zip(batch, pictures, strict=True):
                 drawn = {"prompt": job.prompt, "seed": job.seed, "index": job.index}
                 picture.info.update(self._metadata(drawn | dataclasses.asdict(settings)))
-                pictures.append(picture)
-            progress.next_batch()
-        return pictures
+                yield picture
 
     @overload
     def ask(
@@ -291,7 +328,7 @@ class Tar:
         settings = self._settings(scale=scale, detok=detok, detok_guidance=detok_guidance, steps=steps)
         self.parts.detokenizer(settings.detok)
         codes_1N = self._encode(image, (self.parts.vocab.scale(settings.scale),), fit)[0]
-        progress = _Progress(callback_on_step_end, batches=1)
+        progress = Progress(callback_on_step_end, batches=1)
         picture = self._paint(codes_1N, [seed], settings, progress)[0]
         painted = ("scale", "detok", "detok_guidance", "steps")
         told = {"seed": seed, "fit": fit or self.parts.config.fit}
@@ -344,7 +381,7 @@ class Tar:
         return settings
 
     def _spell(
-        self, prefixes: list[list[int]], seeds: list[int], settings: DrawSettings, grid: Scale, progress: _Progress
+        self, prefixes: list[list[int]], seeds: list[int], settings: DrawSettings, grid: Scale, progress: Progress
     ) -> Tensor:
         """Codes (B, N) that the language model says after the prefixes."""
         from opentar.language.generate import draw_codes
@@ -364,7 +401,7 @@ class Tar:
         )
 
     def _paint(
-        self, codes_BN: Tensor, seeds: list[int], settings: DrawSettings, progress: _Progress
+        self, codes_BN: Tensor, seeds: list[int], settings: DrawSettings, progress: Progress
     ) -> list[Image.Image]:
         """Pictures of codes (B, N)."""
         features_BND = self.parts.ta_tok.decode(codes_BN.to(self.parts.device))
@@ -411,8 +448,8 @@ class Tar:
                 warnings.warn(
                     f"{self.parts.config.name} never learned {listed}{every}; the picture may not show it",
                     UnknownWordsWarning,
-                    # Past generate and the wrapper that switches gradients off, to the line that called.
-                    stacklevel=4,
+                    # Past _jobs, generate and the wrapper that switches gradients off, to the line that called.
+                    stacklevel=5,
                 )
 
     def _metadata(self, settings: dict[str, Any]) -> dict[str, str]:
@@ -422,19 +459,3 @@ class Tar:
             "model_hash": self.parts.hash,
             "version": f"opentar {__version__}",
         }
-
-
-class _Progress:
-    """Joins the steps of several batches into one count a stage."""
-
-    def __init__(self, callback: StepCallback | None, batches: int) -> None:
-        self._callback = callback
-        self._batches = batches
-        self._done = 0
-
-    def step(self, stage: str, step: int, total: int) -> None:
-        if self._callback is not None:
-            self._callback(stage, self._done * total + step, self._batches * total)
-
-    def next_batch(self) -> None:
-        self._done += 1

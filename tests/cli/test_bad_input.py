@@ -15,7 +15,7 @@ from PIL import Image
 
 import opentar
 from opentar.core import pictures
-from opentar.core.pictures import read_metadata
+from opentar.core.picture_formats import read_metadata
 
 PROMPT = "three red apples"
 
@@ -122,9 +122,11 @@ def test_bad_pictures_on_stdin(refused, tiny_model, monkeypatch, command, raw, t
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (("generate", PROMPT, "-o", "-"), "pictures do not go to stdout; name a file like 'picture.png'"),
-        (("reconstruct", "picture.png", "-o", "-"), "pictures do not go to stdout"),
-        (("data", "sheet", "-o", "-"), "pictures do not go to stdout"),
+        (("generate", PROMPT, "-o", "-", "--json"), "where --json prints; give one of the two"),
+        (("generate", PROMPT, "-o", "-", "-n", 2), "one picture to stdout, not 2; name a file"),
+        (("reconstruct", "picture.png", "-o", "-", "--json"), "where --json prints"),
+        (("data", "sheet", "-o", "-", "--json"), "where --json prints"),
+        (("demo", "-o", "-"), "this command sends no picture to stdout; name a file"),
         (("ask", "-", "-"), "stdin can be read only once"),
         (("describe", "-", "picture.png", "-"), "stdin can be read only once"),
         (("generate", PROMPT, "--model", "-"), "model '-' is unknown"),
@@ -146,7 +148,7 @@ def test_the_number_of_pictures_is_checked_before_their_names_are_made(refused, 
     def names(*given):
         raise AssertionError("names were made")
 
-    monkeypatch.setattr(draw, "picture_paths", names)
+    monkeypatch.setattr(draw, "picture_places", names)
     assert "n is 30000000; it must be a whole number from 1 to 1000" in refused("generate", PROMPT, "-n", 30_000_000)
 
 
@@ -190,9 +192,10 @@ def test_outputs_that_cannot_be(refused, tiny_model, tmp_path):
         "there.png": "kept",
         "folder.png": "is a folder",
         "no/where.png": "is not there",
-        "out.jpg": ".png",
+        "out.bmp": "does not end in .png, .jpg, .webp or .avif",
         "bad\0name.png": "not a file name",
         "x" * 300 + ".png": "cannot write",
+        "x" * 252 + ".png": "cannot write",
     }.items():
         assert told in refused("generate", PROMPT, "-o", out, "--model", tiny_model)
     assert "out-1.png" in refused("generate", PROMPT, "-o", "out.png", "-n", 2, "--model", tiny_model)

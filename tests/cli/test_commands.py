@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opentar.core.pictures import read_metadata
+from opentar.core.picture_formats import read_metadata
 
 PROMPT = "three red apples on a light blue background"
 

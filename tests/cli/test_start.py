@@ -86,7 +86,7 @@ def test_our_own_faults_show_no_traceback_unless_asked(run, monkeypatch, tiny_mo
     def broken(*args, **kwargs):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(Tar, "generate", broken)
+    monkeypatch.setattr(Tar, "generate_iter", broken)
     code, _, err = run("generate", "a dog", "--model", tiny_model)
     assert (code, err.splitlines()[-1]) == (1, "error: RuntimeError: two lines (set OPENTAR_DEBUG=1 to see where)")
     assert "Traceback" not in err

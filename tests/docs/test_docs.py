@@ -83,7 +83,7 @@ def test_the_parser_refuses_what_is_wrong() -> None:
     """Else the next test would pass on anything."""
     from cyclopts import CycloptsError
 
-    for wrong in (["generate"], ["generate", "a dog", "--bogus"], ["bogus"], ["train", "nano"]):
+    for wrong in (["ask"], ["generate", "a dog", "--bogus"], ["bogus"], ["train", "nano"]):
         with pytest.raises(CycloptsError):
             _parse(wrong)
     assert _calls('echo "a | b" | opentar generate -  # why') == [["echo", "a | b"], ["opentar", "generate", "-"]]

@@ -3,10 +3,10 @@
 import time
 
 from opentar.commands import options
-from opentar.commands.draw import save
-from opentar.commands.files import picture_paths
+from opentar.commands.draw import tell
 from opentar.commands.model import load
 from opentar.commands.output import Output
+from opentar.commands.saving import picture_places, save
 
 PROMPT = "three red apples on a light blue background"
 QUESTIONS = ("How many apples are there?", "Is there a dog in the picture?")
@@ -21,13 +21,13 @@ def demo(
     device: options.Device = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
-) -> None:
+) -> int:
     """Draw "three red apples on a light blue background", then describe that picture and answer questions about it.
 
     The picture is opentar-demo.png in the current folder, or the next free opentar-demo-2.png, ...
     """
     output = Output(json)
-    path = picture_paths(out, 1, "opentar-demo", overwrite)[0]
+    place = picture_places(out, 1, "opentar-demo", overwrite=overwrite)[0]
     output.line(f'Drawing "{PROMPT}" ...')
     with output.working():
         started = time.perf_counter()
@@ -36,7 +36,8 @@ def demo(
         with output.progress() as callback:
             image = tar.generate(PROMPT, seed=seed, detok=detok, callback_on_step_end=callback)[0]
         drawn = time.perf_counter()
-    picture = save(output, image, path, overwrite)
+    picture = save(output, image, place)
+    tell(output, image, picture)
     with output.working():
         reading = time.perf_counter()
         description = tar.describe(image)
@@ -66,3 +67,4 @@ def demo(
             "seconds": {name: round(value, 3) for name, value in times.items()},
         }
     )
+    return output.code

@@ -11,7 +11,7 @@ HYPHEN = "-"
 
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON object on stdout and nothing else there.")]
 Model = Annotated[str, Parameter(name=["--model", "-m"], help="A bundled model's name or a model folder.")]
-Out = Annotated[str | None, Parameter(name=["--out", "-o"], help="Picture to write (PNG).")]
+Out = Annotated[str | None, Parameter(name=["--out", "-o"], help="Picture to write: .png, .jpg, .webp or .avif.")]
 Overwrite = Annotated[bool, Parameter(help="Replace output files that exist.")]
 Scale = Annotated[
     int | None, Parameter(help="Grid of codes: 0 is the finest, 2 the coarsest. Default: the model's own choice.")

@@ -108,5 +108,8 @@ def tokens(
             table.add_row(*(Text(cell) for cell in cells))
         terminal = output.stdout.isatty()
         # In a pipe the grid must not be folded to 80 columns: nobody looks at it there, tools cut it.
-        Console(file=output.stdout, width=None if terminal else 4096, highlight=False).print(table)
+        console = Console(file=output.stdout, width=None if terminal else 4096, highlight=False)
+        with console.capture() as printed:
+            console.print(table)
+        output.line(printed.get().removesuffix("\n"))
     output.result({"image": image, "scale": grid.scale.index, "codes": grid.codes, "words": grid.words})

@@ -39,6 +39,10 @@ class OutputError(OpenTarError):
     """A result cannot be written where it was asked for."""
 
 
+class UnsavedError(OutputError):
+    """A finished result could not be written at all, or not to stdout: no fault of the command's arguments."""
+
+
 class ModelError(OpenTarError):
     """The named model is unknown, or it cannot do what was asked."""
 

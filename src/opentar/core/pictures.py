@@ -1,4 +1,4 @@
-"""Picture files in and out. Everything that can be wrong with a picture is found here, before any model sees it.
+"""Picture files in. Everything that can be wrong with a picture is found here, before any model sees it.
 
 The size is taken from the header, before decoding: 20 kB of PNG can claim 13,000 x 13,000 pixels and ask for 839 MB.
 """
@@ -6,16 +6,13 @@ The size is taken from the header, before decoding: 20 kB of PNG can claim 13,00
 from __future__ import annotations
 
 import io
-import os
-import secrets
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps
 
-from opentar.core.errors import ImageError, OutputError, shown
+from opentar.core.errors import ImageError, shown
 
 MAX_PIXELS = 40_000_000
 MIN_SIDE = 2
@@ -50,72 +47,6 @@ def open_picture(source: str | Path | bytes | Image.Image, name: str = "the pict
         raise ImageError(f"{name} is empty; give a {_ALLOWED} picture")
     with _header(content, name) as image:
         return _checked_rgb(image, name)
-
-
-def check_picture_path(path: str | Path, overwrite: bool = False) -> Path:
-    """`path` when a picture may be written there, so that a caller can ask before the long work.
-
-    Raises:
-        OutputError: not a .png name, a folder, in a missing folder, or there already and `overwrite` is False.
-    """
-    target, name = Path(path), shown(path)
-    if "\0" in str(path):
-        raise OutputError(f"{name} is not a file name; use one like 'picture.png'")
-    try:
-        if target.is_dir():
-            raise OutputError(f"{name} is a folder; name a file in it, like {shown(target / 'picture.png')}")
-        if target.suffix.lower() != ".png":
-            raise OutputError(f"{name} does not end in .png; pictures are saved as PNG: use {shown(f'{path}.png')}")
-        if not target.parent.is_dir():
-            raise OutputError(f"the folder {shown(target.parent)} is not there; make it first or use another")
-        if not overwrite and target.exists():
-            raise OutputError(f"{name} is there already and is kept; use another name or allow overwriting")
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    return target
-
-
-def save_picture(
-    image: Image.Image, path: str | Path, metadata: Mapping[str, str] | None = None, overwrite: bool = False
-) -> None:
-    """Write a PNG with text chunks. The file appears whole or not at all; an existing one stays unless `overwrite`.
-
-    Args:
-        image: any PIL picture that PNG can hold.
-        path: must end in .png, in a folder that exists.
-        metadata: keyword (1 to 79 Latin characters) -> any text.
-
-    Raises:
-        OutputError: see `check_picture_path`; or the disk refuses.
-    """
-    target = check_picture_path(path, overwrite)
-    chunks = PngImagePlugin.PngInfo()
-    for key, text in (metadata or {}).items():
-        # NUL ends a field inside a chunk; kept, it would cut the text or break the file.
-        chunks.add_itxt(key, text.replace("\0", "\N{REPLACEMENT CHARACTER}"))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=chunks)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    try:
-        try:
-            _write_new(partial, buffer.getvalue())
-            if overwrite:
-                partial.replace(target)
-            else:
-                _claim(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-    except FileExistsError as error:
-        raise OutputError(f"{shown(path)} is there already and is kept; use another name") from error
-    except OSError as error:
-        raise _unwritable(target, error) from error
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The text chunks of a PNG (prompt, seed, model, ...); empty for other formats. Raises ImageError."""
-    with _header(_file_bytes(path), shown(path)) as image:
-        chunks = {str(key): str(text) for key, text in getattr(image, "text", {}).items()}
-    return chunks
 
 
 def _file_bytes(source: str | Path) -> bytes:
@@ -197,26 +128,3 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         values = np.clip(np.asarray(band, dtype=np.int32), 0, 65535)
         grey.paste(Image.fromarray(((values + 128) // 257).astype(np.uint8)), (0, top))
     return grey
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _claim(partial: Path, target: Path) -> None:
-    """Give `partial` its name unless somebody took it meanwhile; rename alone would overwrite on POSIX."""
-    try:
-        os.link(partial, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        # Some file systems have no hard links: then the exclusive creation is what protects the neighbour's file.
-        _write_new(target, partial.read_bytes())
-
-
-def _unwritable(target: Path, error: OSError) -> OutputError:
-    reason = error.strerror or "it failed"
-    return OutputError(f"cannot write {shown(target)}: {reason}; choose a folder that you may write to, with room left")

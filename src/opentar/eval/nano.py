@@ -7,6 +7,7 @@ Scores are nested mappings; `report.flatten` gives them dotted keys (`geneval.tw
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from opentar.core.errors import OutputError
 from opentar.data.concepts import load_concepts
 from opentar.data.fixed import GENEVAL_SIZE, POPE_SIZE, GenevalPrompt, PopeQuestion, pope_questions
 from opentar.data.questions import presence_question
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
 
 StageProgress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
+
+
+class ReportWarning(UserWarning):
+    """The scores are there, but not everything of the report could be written."""
+
 
 _ALL = GENEVAL_SIZE * len(geneval.TAGS)
 
@@ -58,7 +65,8 @@ def evaluate(
         seed: of every drawing; a single drawing can be repeated with `Tar.generate(prompt, seed=seed)`.
         detok: de-tokenizer, None for the model's own choice.
         scale: index of the code grid to draw at, None for the model's own choice.
-        out_dir: empty or new folder for report.md, scores.json, the sheets and all drawings.
+        out_dir: empty or new folder for report.md, scores.json, the sheets and all drawings. Where they cannot be
+            written in the end, `meta.report_error` says why, and a ReportWarning.
         samples: drawings of each prompt, with seeds counted up.
         links: also score autoencoder, tokenizer and language on their own (`meta.links`).
         judge: the judge; None loads it, and builds its probe the first time (about two minutes on one core).
@@ -91,8 +99,13 @@ def evaluate(
         "meta": meta,
     }
     if folder is not None:
-        write_report(folder, result, drawings, seed)
-        write_drawings(folder / "drawings", drawings, {prompt.id: prompt.to_line() for prompt in prompts})
+        try:
+            write_report(folder, result, drawings, seed)
+            write_drawings(folder / "drawings", drawings, {prompt.id: prompt.to_line() for prompt in prompts})
+        except OutputError as error:
+            # The scores took long and are what was asked for; the caller has them in any case.
+            meta["report_error"] = str(error)
+            warnings.warn(f"the report is not whole: {error}", ReportWarning, stacklevel=2)
     return result
 
 

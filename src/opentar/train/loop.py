@@ -222,9 +222,13 @@ class Loop:
             module.load_state_dict(ema)
         module.eval()
         with torch.inference_mode():
-            folder = self.folder / "samples"
-            folder.mkdir(parents=True, exist_ok=True)
-            self.stage.samples(module, folder, done)
+            try:
+                folder = self.folder / "samples"
+                folder.mkdir(parents=True, exist_ok=True)
+                self.stage.samples(module, folder, done)
+            except OSError as error:
+                # Samples are for looking at: a disk that is full for them must not end days of training.
+                self.journal.say(f"samples of step {done} cannot be written ({error.strerror}); training goes on")
             scores = self.stage.scores(module)
         if kept is not None:
             module.load_state_dict(kept)
