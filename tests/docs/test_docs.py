@@ -39,7 +39,7 @@ def _prose(name: str) -> str:
 
 
 def _calls(line: str) -> list[list[str]]:
-    """The commands of a shell line: comments dropped, pipes cut."""
+    """The commands of a shell line: comments dropped, pipes cut, no redirection to a file."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
     calls: list[list[str]] = [[]]
@@ -48,7 +48,7 @@ def _calls(line: str) -> list[list[str]]:
             calls.append([])
         else:
             calls[-1].append(token)
-    return [call for call in calls if call]
+    return [call[: call.index(">")] if ">" in call else call for call in calls if call]
 
 
 def _shell_calls(name: str) -> list[list[str]]:
@@ -87,6 +87,7 @@ def test_the_parser_refuses_what_is_wrong() -> None:
         with pytest.raises(CycloptsError):
             _parse(wrong)
     assert _calls('echo "a | b" | opentar generate -  # why') == [["echo", "a | b"], ["opentar", "generate", "-"]]
+    assert _calls("opentar generate a -o - > a.png") == [["opentar", "generate", "a", "-o", "-"]]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -61,16 +61,11 @@ def generate(
     output = Output(json)
     # Before their names are made: millions of them take minutes.
     check_range("n", n, 1, MAX_PICTURES, whole=True)
-    texts = _texts(prompt, prompts)
-    count = len(texts) * n
-    if count > _MOST_PICTURES:
-        raise ConfigError(
-            f"{len(texts)} prompts and n {n} make {count} pictures; draw at most {_MOST_PICTURES} at once"
-        )
+    texts = _texts(prompt, prompts, n)
     if out == HYPHEN:
-        places = stdout_place(output, count)
+        places = stdout_place(output, len(texts) * n)
     else:
-        places = picture_places(out, count, "opentar", overwrite=overwrite, several=prompts is not None)
+        places = picture_places(out, len(texts) * n, "opentar", overwrite=overwrite, several=prompts is not None)
     with output.working():
         started = time.perf_counter()
         tar = load(model, device)
@@ -94,13 +89,20 @@ def generate(
     return output.code
 
 
-def _texts(prompt: str | None, prompts: str | None) -> list[str]:
+def _texts(prompt: str | None, prompts: str | None, n: int) -> list[str]:
+    """The prompts of a call, from the argument or the file. Raises PromptError or ConfigError."""
     if (prompt is None) == (prompts is None):
         given = "neither is given" if prompt is None else "both are given"
         raise PromptError(
             f'generate takes a PROMPT or --prompts FILE, and {given}; write: opentar generate "a red apple"'
         )
-    return [text_argument(prompt, "prompt")] if prompt is not None else prompts_argument(str(prompts))
+    texts = [text_argument(prompt, "prompt")] if prompt is not None else prompts_argument(str(prompts))
+    count = len(texts) * n
+    if count > _MOST_PICTURES:
+        raise ConfigError(
+            f"{len(texts)} prompts and n {n} make {count} pictures; draw at most {_MOST_PICTURES} at once"
+        )
+    return texts
 
 
 def _save_all(output: Output, pictures: "Iterator[Image]", places: Sequence[Place]) -> list[dict[str, Any]]:

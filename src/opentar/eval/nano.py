@@ -99,14 +99,18 @@ def evaluate(
         "meta": meta,
     }
     if folder is not None:
-        try:
-            write_report(folder, result, drawings, seed)
-            write_drawings(folder / "drawings", drawings, {prompt.id: prompt.to_line() for prompt in prompts})
-        except OutputError as error:
-            # The scores took long and are what was asked for; the caller has them in any case.
-            meta["report_error"] = str(error)
-            warnings.warn(f"the report is not whole: {error}", ReportWarning, stacklevel=2)
+        _keep(folder, result, drawings, prompts)
     return result
+
+
+def _keep(folder: Path, result: dict[str, Any], drawings: Sequence[Drawing], prompts: Sequence[GenevalPrompt]) -> None:
+    """Write the report. Scores that took long are not lost with it: they say themselves what went wrong."""
+    try:
+        write_report(folder, result, drawings, result["meta"]["seed"])
+        write_drawings(folder / "drawings", drawings, {prompt.id: prompt.to_line() for prompt in prompts})
+    except OutputError as error:
+        result["meta"]["report_error"] = str(error)
+        warnings.warn(f"the report is not whole: {error}", ReportWarning, stacklevel=3)
 
 
 def _check_drawing(tar: Tar, *, seed: int, samples: int, detok: str | None, scale: int | None) -> None:
