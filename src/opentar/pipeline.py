@@ -40,7 +40,7 @@ _BATCH = 16
 
 
 class UnknownWordsWarning(UserWarning):
-    """A prompt holds words that the model never learned."""
+    """A prompt or a question holds words that the model never learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,7 @@ class _Drawing:
     """One picture to draw."""
 
     prompt: str
+    heard: str
     prefix: list[int]
     seed: int
     index: int
@@ -114,8 +115,13 @@ class Tar:
         write_card(folder)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """Words of `prompt` that the model never learned, in order; empty when it does not list its words."""
-        return self.known_words.split(prompt)[1] if self.known_words else []
+        """Words of `prompt` that the model never learned, in order; empty when it does not list its words.
+
+        Judged is the text that is encoded, so a capital or a non-breaking space makes no word unknown.
+        """
+        if not self.known_words:
+            return []
+        return self.known_words.split(self.parts.language.builder.heard(prompt, "prompt"))[1]
 
     @torch.no_grad()
     def generate(
@@ -135,7 +141,8 @@ class Tar:
         """Draw `n` pictures of each prompt.
 
         Picture i of a prompt is drawn with seed `seed + i` whatever else is in the call, so that it can be repeated
-        alone. Settings left at None are the model's defaults. Unlearned words raise an UnknownWordsWarning.
+        alone. Settings left at None are the model's defaults. Unlearned words raise an UnknownWordsWarning and are left
+        out of what is encoded: spelled out in pieces, they would spoil the words beside them.
 
         Args:
             prompt: a text in English or Chinese, or several.
@@ -150,7 +157,8 @@ class Tar:
             callback_on_step_end: called as (stage, step, total).
 
         Returns:
-            RGB pictures, the n of the first prompt first; `info` of each holds its settings as texts.
+            RGB pictures, the n of the first prompt first; `info` of each holds its settings as texts: the prompt as it
+            was given and, where another text was encoded, that one under "encoded".
 
         Raises:
             PromptError: empty, wordless or too long prompts, or ones that are not text.
@@ -167,16 +175,18 @@ class Tar:
             detok_guidance=detok_guidance,
             steps=steps,
         )
-        grid = self.parts.vocab.scale(settings.scale)
+        grid, builder = self.parts.vocab.scale(settings.scale), self.parts.language.builder
         # All prompts are built before the first picture, so that a bad last one costs nothing.
-        jobs = [
-            _Drawing(prompt=text, prefix=self.parts.language.builder.draw(text, grid), seed=seed + index, index=index)
-            for text in prompts
-            for index in range(n)
-        ]
+        jobs = []
+        for text in prompts:
+            heard = self._encoded(text)
+            prefix = builder.draw(heard, grid)
+            jobs += [
+                _Drawing(prompt=text, heard=heard, prefix=prefix, seed=seed + index, index=index) for index in range(n)
+            ]
         # Loaded before anything is spelled: damaged weights are told at once.
         self.parts.detokenizer(settings.detok)
-        self._warn_of_unknown_words(prompts)
+        self._warn_of_unknown_words([builder.heard(text, "prompt") for text in prompts], drawing=True)
         return self._draw(jobs, settings, grid, callback_on_step_end)
 
     def _draw(
@@ -190,6 +200,7 @@ class Tar:
             codes_BN = self._spell([job.prefix for job in batch], seeds, settings, grid, progress)
             for job, picture in zip(batch, self._paint(codes_BN, seeds, settings, progress), strict=True):
                 drawn = {"prompt": job.prompt, "seed": job.seed, "index": job.index}
+                drawn |= {"encoded": job.heard} if job.heard != job.prompt else {}
                 picture.info.update(self._metadata(drawn | dataclasses.asdict(settings)))
                 pictures.append(picture)
             progress.next_batch()
@@ -229,7 +240,8 @@ class Tar:
     ) -> str | list[str]:
         """Answer a question about a picture, or about several; the likeliest answer, the same every time.
 
-        A list of questions is a batch: it gives the list of answers, each as if asked alone.
+        A list of questions is a batch: it gives the list of answers, each as if asked alone. Unlearned words raise an
+        UnknownWordsWarning.
 
         Args:
             image: a picture, or a list of pictures that are shown together. In a batch one picture for all questions,
@@ -254,6 +266,9 @@ class Tar:
         codes = self._encode_all([picture for one in asked for picture in one.pictures], fit)
         model, builder = self.parts.language
         prompts = [builder.read([next(codes) for _ in one.pictures], one.text) for one in asked]
+        # The model's own question behind `describe` is nobody's to mend.
+        own = [one.text for one in asked if one.text != defaults.describe]
+        self._warn_of_unknown_words([builder.heard(text, "question") for text in own], drawing=False)
         answers: list[str] = []
         for start in range(0, len(prompts), _BATCH):
             said = generate_text(model, prompts[start : start + _BATCH], length)
@@ -402,16 +417,21 @@ class Tar:
                     spelled[id(picture), one.index] = codes_1N[0].tolist()
         return iter([spelled[id(picture), grid.index] for picture, grid in wanted])
 
-    def _warn_of_unknown_words(self, prompts: Sequence[str]) -> None:
-        for text in dict.fromkeys(prompts):
-            unknown = self.unknown_words(text)
-            if unknown:
-                listed = ", ".join(repr(word) for word in unknown[:10]) + (", ..." if len(unknown) > 10 else "")
-                every = "" if self.known_words.split(text)[0] else " (no word of this prompt is known to it)"
+    def _encoded(self, prompt: str) -> str:
+        """The text that is encoded to draw a prompt: folded, and without the words that the model never learned."""
+        builder = self.parts.language.builder
+        return builder.heard(self.known_words.known_part(builder.heard(prompt, "prompt")), "prompt")
+
+    def _warn_of_unknown_words(self, heard: Sequence[str], *, drawing: bool) -> None:
+        """Warn of each folded text that holds some, and say what becomes of them."""
+        for text in dict.fromkeys(heard):
+            if remark := self.known_words.remark(text):
+                left_out = drawing and self.known_words.known_part(text) != text
+                so = "left out of the picture" if left_out else f"the {'picture' if drawing else 'answer'} may be wrong"
                 warnings.warn(
-                    f"{self.parts.config.name} never learned {listed}{every}; the picture may not show it",
+                    f"{self.parts.config.name} never learned {remark}; {so}",
                     UnknownWordsWarning,
-                    # Past generate and the wrapper that switches gradients off, to the line that called.
+                    # Past the caller here and the wrapper that switches gradients off, to the line that called.
                     stacklevel=4,
                 )
 
