@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from PIL import Image
@@ -175,19 +175,22 @@ class Tar:
             detok_guidance=detok_guidance,
             steps=steps,
         )
-        grid, builder = self.parts.vocab.scale(settings.scale), self.parts.language.builder
+        grid = self.parts.vocab.scale(settings.scale)
         # All prompts are built before the first picture, so that a bad last one costs nothing.
-        jobs = []
-        for text in prompts:
-            heard = self._encoded(text)
-            prefix = builder.draw(heard, grid)
-            jobs += [
-                _Drawing(prompt=text, heard=heard, prefix=prefix, seed=seed + index, index=index) for index in range(n)
-            ]
+        jobs = self._jobs(prompts, n, seed, grid)
         # Loaded before anything is spelled: damaged weights are told at once.
         self.parts.detokenizer(settings.detok)
-        self._warn_of_unknown_words([builder.heard(text, "prompt") for text in prompts], drawing=True)
+        self._warn_of_unknown_words(prompts, "prompt")
         return self._draw(jobs, settings, grid, callback_on_step_end)
+
+    def _jobs(self, prompts: Sequence[str], n: int, seed: int, grid: Scale) -> list[_Drawing]:
+        """The pictures of the prompts, each prompt encoded without the words that the model never learned."""
+        builder, jobs = self.parts.language.builder, []
+        for text in prompts:
+            known = self.known_words.known_part(builder.heard(text, "prompt"))
+            heard, prefix = builder.heard(known, "prompt"), builder.draw(known, grid)
+            jobs += [_Drawing(prompt=text, heard=heard, prefix=prefix, seed=seed + i, index=i) for i in range(n)]
+        return jobs
 
     def _draw(
         self, jobs: Sequence[_Drawing], settings: DrawSettings, grid: Scale, callback: StepCallback | None
@@ -268,7 +271,7 @@ class Tar:
         prompts = [builder.read([next(codes) for _ in one.pictures], one.text) for one in asked]
         # The model's own question behind `describe` is nobody's to mend.
         own = [one.text for one in asked if one.text != defaults.describe]
-        self._warn_of_unknown_words([builder.heard(text, "question") for text in own], drawing=False)
+        self._warn_of_unknown_words(own, "question")
         answers: list[str] = []
         for start in range(0, len(prompts), _BATCH):
             said = generate_text(model, prompts[start : start + _BATCH], length)
@@ -417,17 +420,14 @@ class Tar:
                     spelled[id(picture), one.index] = codes_1N[0].tolist()
         return iter([spelled[id(picture), grid.index] for picture, grid in wanted])
 
-    def _encoded(self, prompt: str) -> str:
-        """The text that is encoded to draw a prompt: folded, and without the words that the model never learned."""
-        builder = self.parts.language.builder
-        return builder.heard(self.known_words.known_part(builder.heard(prompt, "prompt")), "prompt")
-
-    def _warn_of_unknown_words(self, heard: Sequence[str], *, drawing: bool) -> None:
-        """Warn of each folded text that holds some, and say what becomes of them."""
+    def _warn_of_unknown_words(self, texts: Sequence[str], what: Literal["prompt", "question"]) -> None:
+        """Warn of each text that holds some as it is heard, and say what becomes of them."""
+        heard = [self.parts.language.builder.heard(text, what) for text in texts] if self.known_words else []
         for text in dict.fromkeys(heard):
             if remark := self.known_words.remark(text):
-                left_out = drawing and self.known_words.known_part(text) != text
-                so = "left out of the picture" if left_out else f"the {'picture' if drawing else 'answer'} may be wrong"
+                left_out = what == "prompt" and self.known_words.known_part(text) != text
+                so = f"the {'picture' if what == 'prompt' else 'answer'} may be wrong"
+                so = "left out of the picture" if left_out else so
                 warnings.warn(
                     f"{self.parts.config.name} never learned {remark}; {so}",
                     UnknownWordsWarning,

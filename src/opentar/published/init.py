@@ -154,13 +154,7 @@ def init_random(
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise OutputError(f"{shown(out)} exists and is not an empty folder; choose another name")
     tensors = {part: _shapes(size, part) for part in parts}
-    total = {part: sum(_numbers(like) for like in groups.values()) for part, groups in tensors.items()}
-    stored = sum(total.values()) * kind.itemsize
-    if "detok_diffusion" in total:
-        # Whatever the type of the rest, they are float32.
-        negative = math.prod(_negative_shape(size.sana))
-        total["detok_diffusion"] += negative
-        stored += negative * torch.float32.itemsize
+    total, stored = _sizes(size, tensors, kind)
     disk, memory = _check_machine(out, tensors, kind, shard_bytes)
     config, tokenizer, text = _with_tokenizer(size.language)
     size = dataclasses.replace(size, language=config)
@@ -221,6 +215,20 @@ def _sana_parts(size: SanaSize) -> tuple[nn.Module, nn.Module, Any]:
 
 def _negative_shape(size: SanaSize) -> tuple[int, int]:
     return size.negative_length, size.transformer["caption_channels"]
+
+
+def _sizes(
+    size: TarSize, tensors: Mapping[str, Mapping[str, Mapping[str, Tensor]]], kind: torch.dtype
+) -> tuple[dict[str, int], int]:
+    """Numbers of each part, and the bytes that all of them are stored in."""
+    total = {part: sum(_numbers(like) for like in groups.values()) for part, groups in tensors.items()}
+    stored = sum(total.values()) * kind.itemsize
+    if "detok_diffusion" in total:
+        # Whatever the type of the rest, they are float32.
+        negative = math.prod(_negative_shape(size.sana))
+        total["detok_diffusion"] += negative
+        stored += negative * torch.float32.itemsize
+    return total, stored
 
 
 def _numbers(like: Mapping[str, Tensor]) -> int:
