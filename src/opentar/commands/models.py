@@ -150,13 +150,10 @@ def _confirmed(output: Output, question: str) -> bool:
 def _remove(folder: Path) -> None:
     """Take the names away first, so that a removal that is broken off leaves nothing that looks like a model.
 
-    Links are removed, never what they lead to.
+    Renaming and removing take a link itself, never what it leads to.
     """
     gone = folder.with_name(f".{folder.name}{_REMOVING}")
     try:
-        if folder.is_symlink():
-            folder.unlink()
-            return
         shutil.rmtree(gone, ignore_errors=True)
         gone.mkdir()
         for number in range(2):
