@@ -5,11 +5,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
 from opentar import __version__
+from opentar.commands.completion import Shell, script
 from opentar.commands.options import HYPHEN, STDIN
 from opentar.core import environment, errors
 
@@ -23,13 +24,16 @@ _COMMANDS = {
     "reconstruct": ("draw:reconstruct", "Spell a picture in codes and paint it again from them."),
     "ask": ("read:ask", "Answer a question about a picture."),
     "describe": ("read:describe", "Say what is in one or several pictures."),
+    "chat": ("chat:chat", "Ask and draw in a loop; the model is loaded once."),
     "tokens": ("read:tokens", "Print the codes of a picture with the words they stand nearest to."),
     "train": ("work:train", "Train a model with a recipe, every stage or some."),
     "eval": ("work:evaluate", "Measure a model: drawing and reading on held-out combinations."),
     "import": ("bring:import_published", "Make a model folder of the published files of Tar."),
     "pull": ("bring:pull", "Fetch a published model by its name and import it."),
     "init": ("init:init", "Make a model of published size with random weights."),
-    "info": ("work:info", "Say what a model is made of, its licence and its data."),
+    "info": ("work:info", "Say what a model is made of, its licence and its data, or what it knows."),
+    "list": ("models:list_models", "List the bundled models and the fetched ones."),
+    "rm": ("models:remove", "Remove a fetched model from the cache."),
 }
 
 
@@ -51,6 +55,12 @@ def build_app() -> App:
     export = App(name="export", help="Write a model in the format of other tools.")
     export.command("opentar.commands.export:qwen2", name="qwen2", help="The language model as a plain Qwen2 folder.")
     app.command(export)
+
+    def completion(shell: Annotated[Shell, Parameter(help="bash, zsh, fish or powershell.")], /) -> None:
+        """Print the script that lets a shell complete commands and options."""
+        print(script(app, shell), end="")
+
+    app.command(completion)
     return app
 
 

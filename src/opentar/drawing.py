@@ -14,7 +14,9 @@ class Drawing:
     """One picture to draw."""
 
     prompt: str
-    """What to draw."""
+    """What to draw, as it was given."""
+    heard: str
+    """The text that is encoded."""
     prefix: list[int]
     """Ids that the language model goes on from; the pictures of a prompt share the list."""
     seed: int

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from PIL import Image
@@ -39,7 +39,7 @@ _BATCH = 16
 
 
 class UnknownWordsWarning(UserWarning):
-    """A prompt holds words that the model never learned."""
+    """A prompt or a question holds words that the model never learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,13 @@ class Tar:
         write_card(folder)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """Words of `prompt` that the model never learned, in order; empty when it does not list its words."""
-        return self.known_words.split(prompt)[1] if self.known_words else []
+        """Words of `prompt` that the model never learned, in order; empty when it does not list its words.
+
+        Judged is the text that is encoded, so a capital or a non-breaking space makes no word unknown.
+        """
+        if not self.known_words:
+            return []
+        return self.known_words.split(self.parts.language.builder.heard(prompt, "prompt"))[1]
 
     @torch.no_grad()
     def generate(
@@ -124,7 +129,8 @@ class Tar:
         """Draw `n` pictures of each prompt.
 
         Picture i of a prompt is drawn with seed `seed + i` whatever else is in the call, so that it can be repeated
-        alone. Settings left at None are the model's defaults. Unlearned words raise an UnknownWordsWarning.
+        alone. Settings left at None are the model's defaults. Unlearned words raise an UnknownWordsWarning and are left
+        out of what is encoded: spelled out in pieces, they would spoil the words beside them.
 
         Args:
             prompt: a text in English or Chinese, or several.
@@ -139,7 +145,8 @@ class Tar:
             callback_on_step_end: called as (stage, step, total).
 
         Returns:
-            RGB pictures, the n of the first prompt first; `info` of each holds its settings as texts.
+            RGB pictures, the n of the first prompt first; `info` of each holds its settings as texts: the prompt as it
+            was given and, where another text was encoded, that one under "encoded".
 
         Raises:
             PromptError: empty, wordless or too long prompts, or ones that are not text.
@@ -198,22 +205,21 @@ class Tar:
         check_range("n", n, 1, MAX_PICTURES, whole=True)
         check_range("seed", seed, 0, MAX_SEED, whole=True)
         grid = self.parts.vocab.scale(settings.scale)
-        prefixes: list[list[int]] = []
+        builder, jobs = self.parts.language.builder, list[Drawing]()
         for number, text in enumerate(prompts, start=1):
             try:
-                prefixes.append(self.parts.language.builder.draw(text, grid))
+                # Without the words that the model never learned: spelled in pieces, they would spoil those beside them.
+                known = self.known_words.known_part(builder.heard(text, "prompt"))
+                heard, prefix = builder.heard(known, "prompt"), builder.draw(known, grid)
             except PromptError as error:
                 raise PromptError(
                     f"prompt {number} of {len(prompts)}: {error}" if len(prompts) > 1 else error
                 ) from error
-        # Loaded before anything is spelled: damaged weights are told at once.
+            jobs += [Drawing(prompt=text, heard=heard, prefix=prefix, seed=seed + i, index=i) for i in range(n)]
+        # Loaded before anything is drawn: damaged weights are told at once.
         self.parts.detokenizer(settings.detok)
-        self._warn_of_unknown_words(prompts)
-        return [
-            Drawing(prompt=text, prefix=prefix, seed=seed + index, index=index)
-            for text, prefix in zip(prompts, prefixes, strict=True)
-            for index in range(n)
-        ]
+        self._warn_of_unknown_words(prompts, "prompt", depth=5)
+        return jobs
 
     @torch.no_grad()
     def _draw(
@@ -229,6 +235,7 @@ class Tar:
             progress.next_batch()
             for job, picture in zip(batch, pictures, strict=True):
                 drawn = {"prompt": job.prompt, "seed": job.seed, "index": job.index}
+                drawn |= {"encoded": job.heard} if job.heard != job.prompt else {}
                 picture.info.update(self._metadata(drawn | dataclasses.asdict(settings)))
                 yield picture
 
@@ -266,7 +273,8 @@ class Tar:
     ) -> str | list[str]:
         """Answer a question about a picture, or about several; the likeliest answer, the same every time.
 
-        A list of questions is a batch: it gives the list of answers, each as if asked alone.
+        A list of questions is a batch: it gives the list of answers, each as if asked alone. Unlearned words raise an
+        UnknownWordsWarning.
 
         Args:
             image: a picture, or a list of pictures that are shown together. In a batch one picture for all questions,
@@ -291,6 +299,9 @@ class Tar:
         codes = self._encode_all([picture for one in asked for picture in one.pictures], fit)
         model, builder = self.parts.language
         prompts = [builder.read([next(codes) for _ in one.pictures], one.text) for one in asked]
+        # The model's own question behind `describe` is nobody's to mend.
+        own = [one.text for one in asked if one.text != defaults.describe]
+        self._warn_of_unknown_words(own, "question", depth=4)
         answers: list[str] = []
         for start in range(0, len(prompts), _BATCH):
             said = generate_text(model, prompts[start : start + _BATCH], length)
@@ -439,17 +450,21 @@ class Tar:
                     spelled[id(picture), one.index] = codes_1N[0].tolist()
         return iter([spelled[id(picture), grid.index] for picture, grid in wanted])
 
-    def _warn_of_unknown_words(self, prompts: Sequence[str]) -> None:
-        for text in dict.fromkeys(prompts):
-            unknown = self.unknown_words(text)
-            if unknown:
-                listed = ", ".join(repr(word) for word in unknown[:10]) + (", ..." if len(unknown) > 10 else "")
-                every = "" if self.known_words.split(text)[0] else " (no word of this prompt is known to it)"
+    def _warn_of_unknown_words(self, texts: Sequence[str], what: Literal["prompt", "question"], depth: int) -> None:
+        """Warn of each text that holds some as it is heard, and say what becomes of them.
+
+        `depth`: calls from here to the line of the user's, the wrapper that switches gradients off counted.
+        """
+        heard = [self.parts.language.builder.heard(text, what) for text in texts] if self.known_words else []
+        for text in dict.fromkeys(heard):
+            if remark := self.known_words.remark(text):
+                left_out = what == "prompt" and self.known_words.known_part(text) != text
+                so = f"the {'picture' if what == 'prompt' else 'answer'} may be wrong"
+                so = "left out of the picture" if left_out else so
                 warnings.warn(
-                    f"{self.parts.config.name} never learned {listed}{every}; the picture may not show it",
+                    f"{self.parts.config.name} never learned {remark}; {so}",
                     UnknownWordsWarning,
-                    # Past _jobs, generate and the wrapper that switches gradients off, to the line that called.
-                    stacklevel=5,
+                    stacklevel=depth,
                 )
 
     def _metadata(self, settings: dict[str, Any]) -> dict[str, str]:

@@ -35,9 +35,6 @@ BAD_PICTURES = {
     "empty.png": lambda path: path.write_bytes(b""),
     "huge.png": lambda path: path.write_bytes(_png_header(13000, 13000)),
     "one.png": lambda path: Image.new("RGB", (1, 1)).save(path),
-    "moving.gif": lambda path: Image.new("RGB", (9, 9), "red").save(
-        path, save_all=True, append_images=[Image.new("RGB", (9, 9), "blue")]
-    ),
 }
 
 

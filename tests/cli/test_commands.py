@@ -75,7 +75,7 @@ def test_unknown_words_are_named_on_stderr(run, tiny_model):
     code, out, err = run("generate", "three red zeppelins 斑马", "-o", "out.png", "--model", tiny_model)
     assert (code, out) == (0, "out.png\n")
     assert "warning: tiny never learned 'zeppelins', '斑马'" in err
-    assert "no word of this prompt" in run("generate", "zeppelins", "-o", "b.png", "--model", tiny_model)[2]
+    assert "no word of this text" in run("generate", "zeppelins", "-o", "b.png", "--model", tiny_model)[2]
 
 
 def test_ask_and_describe(run, tiny_model, picture):

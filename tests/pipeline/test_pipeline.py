@@ -165,6 +165,35 @@ def test_unknown_words_warn_once_per_prompt(tar):
         tar.generate(PROMPT, scale=2)
 
 
+def test_known_words_survive_an_unknown_one(tar):
+    with pytest.warns(UnknownWordsWarning, match="'zeppelins'; left out of the picture"):
+        (odd,) = tar.generate("three red apples and a zeppelins", seed=4)
+    (plain,) = tar.generate("three red apples", seed=4)
+    assert np.array_equal(odd, plain)
+    assert (odd.info["prompt"], odd.info["encoded"]) == ("three red apples and a zeppelins", "three red apples")
+    assert "encoded" not in plain.info
+    with pytest.warns(UnknownWordsWarning, match="no word of this text is known to it.; the picture may be wrong"):
+        (lost,) = tar.generate("zeppelins")
+    assert "encoded" not in lost.info
+
+
+def test_asking_warns_of_unknown_words_too(tar, picture):
+    with pytest.warns(UnknownWordsWarning, match="'zeppelin'; the answer may be wrong") as caught:
+        tar.ask(picture, "a red zeppelin")
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tar.ask(picture, "three red apples")
+        tar.describe(picture)
+
+
+def test_the_warning_can_be_had_from_the_top():
+    import opentar
+
+    assert opentar.UnknownWordsWarning is UnknownWordsWarning
+    assert "UnknownWordsWarning" in dir(opentar)
+
+
 def test_a_bad_last_prompt_is_told_before_the_first_is_drawn(tar):
     steps = []
     with pytest.raises(PromptError, match="empty"):

@@ -160,6 +160,7 @@ def reconstruct(
     model: options.Model = "nano",
     detok: options.Detok = None,
     scale: options.Scale = None,
+    frame: options.Frame = None,
     fit: options.Fit = None,
     seed: options.Seed = 0,
     detok_guidance: DetokGuidance = None,
@@ -179,7 +180,7 @@ def reconstruct(
         place = picture_places(out, 1, "reconstruction", overwrite=overwrite)[0]
     with output.working():
         started = time.perf_counter()
-        picture = open_source(picture_source(image))
+        picture = open_source(picture_source(image), frame)
         tar = load(model, device)
         with output.progress() as callback:
             result = tar.reconstruct(

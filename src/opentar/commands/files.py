@@ -93,11 +93,11 @@ def picture_source(name: str) -> str | bytes:
     return raw
 
 
-def open_source(source: str | bytes) -> "Image":
-    """The picture that `picture_source` names or holds. Raises ImageError as `open_picture` does."""
+def open_source(source: str | bytes, frame: int | None = None) -> "Image":
+    """The picture that `picture_source` names or holds; `frame` and errors are those of `open_picture`."""
     from opentar.core.pictures import open_picture
 
-    return open_picture(source, "the picture on stdin")
+    return open_picture(source, "the picture on stdin", frame)
 
 
 def check_one_stdin(*arguments: str) -> None:

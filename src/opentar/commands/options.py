@@ -16,6 +16,9 @@ Overwrite = Annotated[bool, Parameter(help="Replace output files that exist.")]
 Scale = Annotated[
     int | None, Parameter(help="Grid of codes: 0 is the finest, 2 the coarsest. Default: the model's own choice.")
 ]
+Frame = Annotated[
+    int | None, Parameter(help="Frame of an animation or page of a file to read, from 0. Default: the first.")
+]
 Fit = Annotated[
     Literal["squash", "letterbox"] | None,
     Parameter(help="How a picture that is not square is read. Default: the model's own choice, nearly always squash."),

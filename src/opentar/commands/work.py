@@ -24,6 +24,7 @@ def info(
     verify: Annotated[
         bool, Parameter(name="--verify", negative="--no-verify", help="Compare every file with the manifest.")
     ] = True,
+    words: Annotated[bool, Parameter(help="List the words that the model knows instead, in groups.")] = False,
     json: options.Json = False,
 ) -> None:
     """Say what a model is made of, its licence and its data; or what a picture says of its making.
@@ -38,6 +39,13 @@ def info(
         return picture_info(output, model)
     folder = model_folder.find_model(model)
     config = model_folder.read_config(folder)
+    if words:
+        from opentar.commands.words import grouped, print_words
+
+        groups = grouped(config.known_words)
+        print_words(output, groups)
+        output.result({"name": config.name, "folder": str(folder), "words": groups})
+        return
     if verify:
         with output.working():
             checkpoint.verify(folder)

@@ -19,7 +19,8 @@ from typing import Any
 from PIL import Image, PngImagePlugin, features
 
 from opentar.core.errors import ImageError, OutputError, shown
-from opentar.core.pictures import FORMATS, MAX_FILE_BYTES, open_picture
+from opentar.core.picture_decoders import READ
+from opentar.core.pictures import MAX_FILE_BYTES, open_picture
 
 ENDINGS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
 # WebP that loses anything also halves the resolution of colours, so it is written without loss.
@@ -129,7 +130,7 @@ def read_facts(path: str | Path) -> PictureFacts:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=sorted({*FORMATS, *ENDINGS.values()})) as image:
+            with Image.open(io.BytesIO(content), formats=sorted(READ)) as image:
                 told = _told(image)
                 return PictureFacts(kind=str(image.format), width=image.width, height=image.height, metadata=told)
     # Decoders raise nearly anything on hostile bytes; their texts hold addresses and are not passed on.
