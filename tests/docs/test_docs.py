@@ -154,7 +154,7 @@ def test_readme_has_the_api_in_six_lines() -> None:
     assert len([line for line in block.splitlines() if line.strip()]) == 6
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/inputs.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md"])
 def test_map_of_the_code_is_true(name: str) -> None:
     paths = [_ticked(row[0])[0] for row in _rows(name, "Map of the code")]
     assert [path for path in paths if not (ROOT / path).exists()] == []
