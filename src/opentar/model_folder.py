@@ -34,6 +34,8 @@ _FURTHER = re.compile(r"(detok_[a-z]+)_[1-9][0-9]{0,4}")
 MAX_PICTURES = 1000
 """Most pictures of one call."""
 MAX_SEED = 2**62
+MAX_ANSWER = 100_000
+"""Most ids of an answer."""
 BUNDLED = Path(__file__).resolve().parent / "models"
 PUBLISHED = ("csuhan/Tar-1.5B", "csuhan/Tar-7B-v0.1", "ByteDance-Seed/Tar-7B")
 """Published models that can be fetched by name (`opentar pull`); published/catalogue.py says what they are made of."""
@@ -61,6 +63,7 @@ class DrawSettings:
     """Of a diffusion de-tokenizer, 1 to 1000; None is the de-tokenizer's own default."""
 
     def __post_init__(self) -> None:
+        check_range("scale", self.scale, 0, 2, whole=True)
         check_range("temperature", self.temperature, 0, 10)
         check_range("guidance", self.guidance, 1, 50)
         check_range("top_k", self.top_k, 0, 10_000_000, whole=True)
@@ -81,6 +84,10 @@ class ReadSettings:
     """Longest answer."""
     describe: str = "What is in the picture?"
     """The question behind `describe`."""
+
+    def __post_init__(self) -> None:
+        check_range("scale", self.scale, 0, 2, whole=True)
+        check_range("max_new_tokens", self.max_new_tokens, 1, MAX_ANSWER, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)

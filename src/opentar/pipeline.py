@@ -22,9 +22,10 @@ from PIL import Image
 from torch import Tensor
 
 from opentar import __version__, asking, model_folder
+from opentar.core.errors import ModelError
 from opentar.core.pictures import open_picture
 from opentar.known_words import KnownWords
-from opentar.model_folder import MAX_PICTURES, MAX_SEED, DrawSettings, check_range
+from opentar.model_folder import MAX_ANSWER, MAX_PICTURES, MAX_SEED, DrawSettings, check_range
 from opentar.model_parts import ModelParts
 from opentar.published.hub import resolve
 from opentar.vocab import Scale
@@ -250,7 +251,7 @@ class Tar:
         defaults = self.parts.config.defaults.read
         asked = asking.questions(image, question, scale, self.parts.vocab, defaults.scale)
         length = defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
-        check_range("max_new_tokens", length, 1, 100_000, whole=True)
+        check_range("max_new_tokens", length, 1, MAX_ANSWER, whole=True)
         codes = self._encode_all([picture for one in asked for picture in one.pictures], fit)
         model, builder = self.parts.language
         prompts = [builder.read([next(codes) for _ in one.pictures], one.text) for one in asked]
@@ -375,6 +376,11 @@ class Tar:
             steps=settings.steps,
             callback=lambda step, total, _: progress.step("picture", step, total),
         )
+        if not bool(torch.isfinite(pixels_B3HW).all()):
+            raise ModelError(
+                f"the de-tokenizer {settings.detok} computed NaN or infinity: its weights or its config are damaged, or "
+                "numbers were too large for their type; load it in float32"
+            )
         bytes_BHW3 = pixels_B3HW.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(picture) for picture in bytes_BHW3]
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from opentar.core.bounds import SIZE, within
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError
 from opentar.core.folder import assemble, load_part, save_part
@@ -47,10 +48,7 @@ class TATokConfig:
     1 = all cells alike, as published"""
 
     def __post_init__(self) -> None:
-        if self.task_size is not None and self.task_size < 1:
-            raise ConfigError(f"task_size is {self.task_size}; give a positive number, or leave it out")
-        if self.roles < 1:
-            raise ConfigError(f"roles is {self.roles}; give a positive number")
+        within(self, SIZE, "task_size", "roles")
         if self.decoder.input_size != self.quantizer.width:
             raise ConfigError(
                 f"decoder.input_size {self.decoder.input_size} is not quantizer.width {self.quantizer.width};"

@@ -18,6 +18,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.cache_utils import Cache
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
+from opentar.core.bounds import EPS, LAYERS, POSITIONS, SIDE, SIZE, THETA, bounded_by, within
 from opentar.core.errors import ConfigError, ModelError, WeightsError
 from opentar.language.prompt import IGNORED
 from opentar.vocab import Vocab
@@ -63,9 +64,12 @@ class LanguageConfig:
     """Most positions of a sequence."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "heads", "kv_heads", "head_size", "mlp", "max_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"language.{name} is {getattr(self, name)}; it must be at least 1")
+        where = "language."
+        within(self, SIZE, "hidden", "heads", "kv_heads", "head_size", "mlp", "rows", where=where)
+        within(self, LAYERS, "layers", where=where)
+        within(self, POSITIONS, "max_length", where=where)
+        within(self, EPS, "norm_eps", where=where)
+        within(self, THETA, "rope_theta", where=where)
         if self.heads % self.kv_heads:
             raise ConfigError(f"language.kv_heads is {self.kv_heads}; it must divide heads = {self.heads}")
         if self.head_size % 2:
@@ -155,7 +159,7 @@ class TarLanguageModel(nn.Module):
         The tensors are taken over, not copied: training the model changes them. Starts in eval mode.
         Raises WeightsError that names missing, unknown and misshapen tensors.
         """
-        with torch.device("meta"):
+        with torch.device("meta"), bounded_by(state, where):
             model = cls(config)
         state = dict(state)
         wanted = {name: tuple(tensor.shape) for name, tensor in model.qwen.state_dict().items()}

@@ -32,18 +32,13 @@ from opentar.tokens_to_image.sana_parts import (
     NEGATIVE_NAME,
     NEGATIVE_PICKLE,
     STEM,
+    check_numbers_of,
     class_of,
     diffusers_library,
     read_json,
 )
 
 WEIGHTS, INDEX = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json"
-_NUMBERS: dict[str, dict[str, tuple[float, float]]] = {
-    "transformer": {"sample_size": (1, 4096), "timestep_scale": (1e-6, 1e6)},
-    "vae": {"scaling_factor": (1e-6, 1e6)},
-    "scheduler": {"num_train_timesteps": (1, 100_000)},
-}
-"""Part -> settings that are first used while drawing, with what they may be: whole numbers where the limits are."""
 
 
 class PublishedSana(NamedTuple):
@@ -170,9 +165,7 @@ def _config(folder: Path, name: str, kind: str) -> dict[str, Any]:
                 f"{path} has the unknown setting {shown(key)}; {kind} of the installed diffusers knows "
                 f"{', '.join(known)}.{nearest(key, known)}"
             )
-    for key, limits in _NUMBERS[name].items():
-        if key in config:
-            _check_number(path, key, config[key], *limits)
+    check_numbers_of(name, config, path)
     return config
 
 
@@ -180,14 +173,6 @@ def _defaults(kind: str) -> dict[str, Any]:
     """The settings that a class of diffusers knows, with their defaults."""
     signature = inspect.signature(getattr(diffusers_library(), kind).__init__)
     return {name: setting.default for name, setting in signature.parameters.items() if name != "self"}
-
-
-def _check_number(path: Path, name: str, value: Any, low: float, high: float) -> None:
-    whole = isinstance(low, int)
-    right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not right or not low <= value <= high:
-        kind = "whole number" if whole else "number"
-        raise WeightsError(f"{path}: {name} is {shown(value)}; expected a {kind} from {low:g} to {high:g}")
 
 
 def _weight_files(folder: Path) -> tuple[str, ...]:

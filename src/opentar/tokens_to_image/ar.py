@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opentar.core.bounds import EPS, LAYERS, SIZE, within
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ModelError
 from opentar.core.folder import assemble, atomic_folder, load_part, save_part
@@ -74,12 +75,14 @@ class ARConfig:
     """Nucleus when the caller names none; 1 is off."""
 
     def __post_init__(self) -> None:
+        names = ("feature_size", "prefix", "codes", "codebook_size", "hidden_size", "heads", "mlp_size")
+        within(self, SIZE, *names)
+        within(self, LAYERS, "layers")
+        within(self, EPS, "norm_eps")
         if self.hidden_size % self.heads:
             raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
-        if self.codes < 1 or math.isqrt(self.codes) ** 2 != self.codes:
+        if math.isqrt(self.codes) ** 2 != self.codes:
             raise ConfigError(f"codes {self.codes} is not a square number; a picture is a square grid of codes")
-        if self.prefix < 1:
-            raise ConfigError(f"prefix {self.prefix} must be at least 1")
         check_sampling(self.temperature, self.top_k, self.top_p)
         check_guidance(self.guidance)
 
