@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from opentar.core.errors import OpenTarError
 
 VALUES: tuple[Any, ...] = (
-    0, -1, 1_000_000, 10**18, 10**400, 1.5, 1e300, float("inf"), float("nan"), None, "x", True, [], [1] * 5000, {"a": [1]},
+    0, -1, 1_000_000, 10**18, 10**400, 1.5, 1e300, float("inf"), float("nan"),
+    None, "x", True, [], [1] * 5000, {"a": [1]},
 )  # fmt: skip
 LONG = 20
 """Of a longer list only the first entries are changed one by one."""

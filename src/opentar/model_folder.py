@@ -63,7 +63,6 @@ class DrawSettings:
     """Of a diffusion de-tokenizer, 1 to 1000; None is the de-tokenizer's own default."""
 
     def __post_init__(self) -> None:
-        check_range("scale", self.scale, 0, 2, whole=True)
         check_range("temperature", self.temperature, 0, 10)
         check_range("guidance", self.guidance, 1, 50)
         check_range("top_k", self.top_k, 0, 10_000_000, whole=True)
@@ -86,7 +85,6 @@ class ReadSettings:
     """The question behind `describe`."""
 
     def __post_init__(self) -> None:
-        check_range("scale", self.scale, 0, 2, whole=True)
         check_range("max_new_tokens", self.max_new_tokens, 1, MAX_ANSWER, whole=True)
 
 

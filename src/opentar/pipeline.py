@@ -88,13 +88,18 @@ class Tar:
         Args:
             name_or_path: a bundled name, a folder, or a published name.
             device: "cpu", "cuda", "mps"; None is the best there is.
-            dtype: "float32" or "bfloat16" to compute in; None is the type the parts are stored in.
+            dtype: "float32", "bfloat16" or (on cuda and mps) "float16" to compute in; None is the type the parts are
+                stored in, or the nearest that the device has.
 
         Raises:
             ModelError: the name is unknown and no such folder exists.
             WeightsError, ConfigError: the folder is damaged or no model; an unknown dtype; files cannot be fetched.
         """
         return cls(ModelParts(resolve(name_or_path), device=device, dtype=dtype))
+
+    def __repr__(self) -> str:
+        types = ", ".join(f"{part} {kind}" for part, kind in self.parts.running.items())
+        return f"<Tar {self.parts.config.name!r} on {self.parts.device}: {types}>"
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to `folder`, which must not exist or be empty: parts, config, manifest and a model card.
@@ -378,8 +383,8 @@ class Tar:
         )
         if not bool(torch.isfinite(pixels_B3HW).all()):
             raise ModelError(
-                f"the de-tokenizer {settings.detok} computed NaN or infinity: its weights or its config are damaged, or "
-                "numbers were too large for their type; load it in float32"
+                f"the de-tokenizer {settings.detok} computed NaN or infinity: its weights or its config are damaged, "
+                "or numbers were too large for their type; load it in float32"
             )
         bytes_BHW3 = pixels_B3HW.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(picture) for picture in bytes_BHW3]

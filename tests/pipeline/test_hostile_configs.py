@@ -177,7 +177,7 @@ def test_ranges() -> None:
         layers, sides, none = 1001, (4, 4097), None
 
     within(Sizes(), LAYERS, "none")
-    with pytest.raises(ConfigError, match="x.layers is 1001; it must be at least 1 and at most 1000"):
+    with pytest.raises(ConfigError, match=r"x\.layers is 1001; it must be at least 1 and at most 1000"):
         within(Sizes(), LAYERS, "layers", where="x.")
     with pytest.raises(ConfigError, match=r"sides is \(4, 4097\); it must be at least 1 and at most 4096"):
         within(Sizes(), SIDE, "sides")

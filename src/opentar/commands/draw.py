@@ -35,6 +35,7 @@ def generate(
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -51,7 +52,7 @@ def generate(
     paths = picture_paths(out, n, "opentar", overwrite)
     with output.working():
         started = time.perf_counter()
-        tar = load(model, device)
+        tar = load(model, device, dtype)
         with output.progress() as callback:
             images = tar.generate(
                 prompt,
@@ -83,6 +84,7 @@ def reconstruct(
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -95,7 +97,7 @@ def reconstruct(
     with output.working():
         started = time.perf_counter()
         picture = open_source(picture_source(image))
-        tar = load(model, device)
+        tar = load(model, device, dtype)
         with output.progress() as callback:
             result = tar.reconstruct(
                 picture,

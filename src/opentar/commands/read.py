@@ -29,6 +29,7 @@ def ask(
     fit: options.Fit = None,
     model: options.Model = "nano",
     device: options.Device = None,
+    dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
     """Answer a question about a picture, or about several."""
@@ -38,7 +39,7 @@ def ask(
     question = text_argument(question, "question")
     with output.working():
         pictures = [open_source(picture_source(one)) for one in images]
-        tar = load(model, device)
+        tar = load(model, device, dtype)
         started = time.perf_counter()
         answer = tar.ask(pictures, question, scale=scale[0] if scale and len(scale) == 1 else scale, fit=fit)
         seconds = time.perf_counter() - started
@@ -53,6 +54,7 @@ def describe(
     fit: options.Fit = None,
     model: options.Model = "nano",
     device: options.Device = None,
+    dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
     """Say what is in one or several pictures."""
@@ -67,7 +69,7 @@ def describe(
         sources = [picture_source(image) for image in images]
         for source in sources:
             open_source(source)
-        tar = load(model, device)
+        tar = load(model, device, dtype)
     for name, source in zip(images, sources, strict=True):
         with output.working():
             started = time.perf_counter()
@@ -87,13 +89,14 @@ def tokens(
     words: Annotated[int, Parameter(help="Words per code: its own and its nearest neighbours'; 0 for none.")] = 1,
     model: options.Model = "nano",
     device: options.Device = None,
+    dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
     """Print the grid of codes of a picture with the nearest words of each: what the dialect says."""
     output = Output(json)
     with output.working():
         picture = open_source(picture_source(image))
-        grid = load(model, device).tokens(picture, scale, words=words, fit=fit)
+        grid = load(model, device, dtype).tokens(picture, scale, words=words, fit=fit)
     output.line(f"scale {grid.scale.index}: {grid.scale.side} x {grid.scale.side} = {grid.scale.length} codes")
     if not output.json:
         from rich import box

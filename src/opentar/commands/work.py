@@ -123,6 +123,7 @@ def evaluate(
     scale: options.Scale = None,
     seed: options.Seed = 0,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
     """Measure a model: draw the GenEval-like prompts, read the POPE-like questions, judge, and print a table."""
@@ -133,7 +134,7 @@ def evaluate(
         from opentar.eval.nano import evaluate as measure
         from opentar.eval.report import flatten, markdown
 
-        tar = load(model, device)
+        tar = load(model, device, dtype)
         with output.progress() as progress:
             scores = measure(
                 tar,

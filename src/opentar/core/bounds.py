@@ -64,7 +64,7 @@ def within(config: object, allowed: Range, *names: str, where: str = "") -> None
 
 @contextmanager
 def bounded_by(state: Mapping[str, Tensor], where: str) -> Iterator[None]:
-    """Modules that this thread builds inside may have about as many parameters as `state`, none larger than its largest.
+    """Modules that this thread builds inside may have about as many parameters as `state`, none larger than all there.
 
     Raises:
         WeightsError: the first parameter beyond, or sizes of which nothing can be built; `where` is named.
@@ -84,8 +84,8 @@ def bounded_by(state: Mapping[str, Tensor], where: str) -> Iterator[None]:
         if seen > most or parameter.numel() > largest:
             shape = " x ".join(str(side) for side in parameter.shape)
             raise WeightsError(
-                f"the config of {where} does not fit its weights: it asks for {name} of {shape} as parameter {seen}, and "
-                f"the file has {len(state)} tensors of at most {largest} numbers; get the folder again"
+                f"the config of {where} does not fit its weights: it asks for {name} of {shape} as parameter {seen}, "
+                f"and the file has {len(state)} tensors of at most {largest} numbers; get the folder again"
             )
 
     handle = register_module_parameter_registration_hook(watch)

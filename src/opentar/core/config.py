@@ -91,7 +91,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 
 
 def _scalar(kind: Any, value: Any, where: str) -> Any:
-    if isinstance(value, int) and abs(value) >= 2**63 or isinstance(value, float) and not math.isfinite(value):
+    if (isinstance(value, int) and abs(value) >= 2**63) or (isinstance(value, float) and not math.isfinite(value)):
         raise ConfigError(f"{where} is {shown(value)}; numbers are finite, and whole ones have at most 18 digits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -199,14 +199,17 @@ class TATok(nn.Module):
 
         Args:
             folder: the checkpoint.
-            dtype: of encoder and decoder; "stored" maps them as they lie there. The codebook is never rounded, and
-                always projected and compared in float32, because a rounded table would move codes.
+            dtype: of encoder and decoder; "stored" maps them as they lie there, float16 is taken as float32. The
+                codebook is never rounded, and always projected and compared in float32, because a rounded table would
+                move codes.
 
         Raises:
             WeightsError: missing, damaged or unfitting files.
             ConfigError: a config this version does not know.
         """
-        config, state = load_part(folder, dtype, exact=("quantizer.",))
+        # float16 is for parts that nn/half.py keeps from overflowing; SigLIP's activations do.
+        wide = torch.float32 if dtype == torch.float16 else dtype
+        config, state = load_part(folder, wide, exact=("quantizer.",))
         sizes = from_dict(TATokConfig, config, where=f"{folder}/config.json")
         return assemble(lambda: cls(sizes), state, str(folder))
 

@@ -26,6 +26,7 @@ from opentar.core.bounds import EPS, LAYERS, SIZE, within
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ModelError
 from opentar.core.folder import assemble, atomic_folder, load_part, save_part
+from opentar.nn.half import halve
 from opentar.nn.sampling import check_sampling, generators, guide, sample
 from opentar.tokens_to_image.detokenizer import (
     Callback,
@@ -228,13 +229,16 @@ class ARTransformer(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path, dtype: LoadDtype = "stored") -> ARTransformer:
-        """Read what ``save`` wrote, in eval mode; `dtype` "stored" maps the weights as they lie there.
+        """Read what ``save`` wrote, in eval mode; `dtype` "stored" maps the weights, float16 is as nn/half.py says.
 
         Raises WeightsError or ConfigError.
         """
-        config, state = load_part(Path(folder), dtype)
+        config, state = load_part(Path(folder), "stored" if dtype == torch.float16 else dtype)
         sizes = from_dict(ARConfig, config, where=f"{folder}/config.json")
-        return assemble(lambda: cls(sizes), state, str(folder))
+        model = assemble(lambda: cls(sizes), state, str(folder))
+        if dtype == torch.float16:
+            halve(model, str(folder))
+        return model
 
 
 @torch.no_grad()

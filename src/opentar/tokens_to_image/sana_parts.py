@@ -77,7 +77,8 @@ def read_parts(folder: Path, dtype: LoadDtype) -> SanaParts:
     _check_side(configs["transformer"], vae, folder)
     weights = folder / "transformer"
     own = stored_dtype(weights, STEM)
-    run = own if dtype == "stored" else dtype
+    # In float16 its linear attention overflows.
+    run = own if dtype == "stored" else torch.float32 if dtype == torch.float16 else dtype
     if run == own == torch.bfloat16:
         state = read_tensors(weights, "bfloat16", {}, "stored", STEM)
     else:
