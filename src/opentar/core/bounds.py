@@ -15,14 +15,11 @@ rules are enough:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from opentar.core.errors import ConfigError, WeightsError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Range(NamedTuple):
@@ -63,29 +60,33 @@ def within(config: object, allowed: Range, *names: str, where: str = "") -> None
 
 
 @contextmanager
-def bounded_by(state: Mapping[str, Tensor], where: str) -> Iterator[None]:
-    """Modules that this thread builds inside may have about as many parameters as `state`, none larger than all there.
+def bounded_by(numbers: Collection[int], where: str) -> Iterator[None]:
+    """What this thread builds inside may have about twice the parameters and the numbers of the tensors that are there.
+
+    Args:
+        numbers: how many numbers each tensor of the file has.
+        where: named in errors.
 
     Raises:
-        WeightsError: the first parameter beyond, or sizes of which nothing can be built; `where` is named.
+        WeightsError: the first parameter beyond that or larger than any tensor, or sizes of which nothing can be built.
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    # A tied table is registered twice and stored once.
-    most = 2 * len(state) + 8
-    largest = max((tensor.numel() for tensor in state.values()), default=0)
-    own, seen = threading.get_ident(), 0
+    # A tied table is stored once and registered up to three times.
+    most, most_numbers = 2 * len(numbers) + 8, 2 * sum(numbers) + max(numbers, default=0)
+    largest = max(numbers, default=0)
+    own, seen, held = threading.get_ident(), 0, 0
 
     def watch(_: object, name: str, parameter: Any) -> None:
-        nonlocal seen
+        nonlocal seen, held
         if threading.get_ident() != own or parameter is None:
             return
-        seen += 1
-        if seen > most or parameter.numel() > largest:
+        seen, held = seen + 1, held + parameter.numel()
+        if seen > most or held > most_numbers or parameter.numel() > largest:
             shape = " x ".join(str(side) for side in parameter.shape)
             raise WeightsError(
                 f"the config of {where} does not fit its weights: it asks for {name} of {shape} as parameter {seen}, "
-                f"and the file has {len(state)} tensors of at most {largest} numbers; get the folder again"
+                f"and the file has {len(numbers)} tensors of at most {largest} numbers; get the folder again"
             )
 
     handle = register_module_parameter_registration_hook(watch)

@@ -154,7 +154,7 @@ def assemble(build: Callable[[], ModuleT], state: Mapping[str, Tensor], where: s
 
     from opentar.core.bounds import bounded_by
 
-    with torch.device("meta"), bounded_by(state, where):
+    with torch.device("meta"), bounded_by([tensor.numel() for tensor in state.values()], where):
         module = build()
     _check_fit(module, state, where)
     own = module.state_dict()

@@ -160,7 +160,7 @@ class TarLanguageModel(nn.Module):
         The tensors are taken over, not copied: training the model changes them. Starts in eval mode.
         Raises WeightsError that names missing, unknown and misshapen tensors.
         """
-        with torch.device("meta"), bounded_by(state, where):
+        with torch.device("meta"), bounded_by([tensor.numel() for tensor in state.values()], where):
             model = cls(config)
         state = dict(state)
         wanted = {name: tuple(tensor.shape) for name, tensor in model.qwen.state_dict().items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,8 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from opentar.core.bounds import bounded_by
 from opentar.core.config import to_dict
-from opentar.core.errors import WeightsError, nearest, shown
+from opentar.core.errors import OpenTarError, WeightsError, nearest, shown
 from opentar.core.headers import read_header
 from opentar.core.storage import write_tensors
 from opentar.core.tensors import check_kind, check_numbers, check_plain, each_tensor_of
@@ -76,7 +78,10 @@ def read_sana(folder: str | Path) -> PublishedSana:
     configs = {name: _config(folder, name, classes[name]) for name in classes}
     files = {name: _weight_files(folder / name) for name in CLASSES}
     tensors = {name: _headers(folder / name, files[name]) for name in CLASSES}
-    built = {name: _built(classes[name], configs[name], folder / name) for name in CLASSES}
+    built = {}
+    for name in CLASSES:
+        with bounded_by([math.prod(shape) for shape, _ in tensors[name].values()], shown(folder / name)):
+            built[name] = _built(classes[name], configs[name], folder / name)
     for name in CLASSES:
         expected = {key: tuple(tensor.shape) for key, tensor in built[name].state_dict().items()}
         _check_tensors(folder / name, tensors[name], expected)
@@ -214,6 +219,8 @@ def _built(kind: str, config: Mapping[str, Any], where: Path) -> Any:
     try:
         with torch.device("meta"):
             return getattr(diffusers_library(), kind)(**_settings(config))
+    except OpenTarError:
+        raise
     except Exception as error:
         # diffusers checks few settings itself, so a wrong one fails anywhere inside.
         reason = str(error).split("\n")[0][:120]

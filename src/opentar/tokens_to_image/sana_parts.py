@@ -132,7 +132,7 @@ def _assembled(
     where: Path,
     order: torch.memory_format = torch.contiguous_format,
 ) -> Any:
-    with bounded_by(state, shown(where)):
+    with bounded_by([tensor.numel() for tensor in state.values()], shown(where)):
         built = _built(kind, config, where, device="meta")
     if any(name not in built.state_dict() for name, _ in built.named_buffers()):
         # What is computed when it is built needs memory: the position table of the sizes above 1024 px.
