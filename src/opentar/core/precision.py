@@ -7,7 +7,7 @@
 | without | nothing | what is stored as bfloat16: float16 in the parts of HALF, else float32; said in a warning |
 | without | bfloat16 | CUDA: bfloat16, emulated, with a warning; MPS: refused |
 | CUDA, MPS | float16 | float16 in the parts of HALF, else float32 |
-| CPU | float16 | refused: slower than float32, and it saves nothing but memory that bfloat16 saves as well |
+| CPU | float16 | refused: most have no arithmetic for it, and bfloat16 saves as much memory |
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def choose_types(facts: DeviceFacts, stored_bfloat16: Callable[[str], bool], ask
     if asked == torch.float16:
         if facts.kind == "cpu":
             raise ConfigError(
-                "float16 is for cuda and mps: a CPU has no arithmetic of its own for it and is slower than in float32; "
+                "float16 is for cuda and mps: most CPUs have no arithmetic for it, and it overflows early; "
                 "use float32, or bfloat16 to halve the memory"
             )
         return Choice(half)
