@@ -34,6 +34,8 @@ _FURTHER = re.compile(r"(detok_[a-z]+)_[1-9][0-9]{0,4}")
 MAX_PICTURES = 1000
 """Most pictures of one call."""
 MAX_SEED = 2**62
+MAX_ANSWER = 100_000
+"""Most ids of an answer."""
 BUNDLED = Path(__file__).resolve().parent / "models"
 PUBLISHED = ("csuhan/Tar-1.5B", "csuhan/Tar-7B-v0.1", "ByteDance-Seed/Tar-7B")
 """Published models that can be fetched by name (`opentar pull`); published/catalogue.py says what they are made of."""
@@ -81,6 +83,9 @@ class ReadSettings:
     """Longest answer."""
     describe: str = "What is in the picture?"
     """The question behind `describe`."""
+
+    def __post_init__(self) -> None:
+        check_range("max_new_tokens", self.max_new_tokens, 1, MAX_ANSWER, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)

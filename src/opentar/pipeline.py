@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 from opentar import __version__, asking, model_folder
-from opentar.core.errors import PromptError
+from opentar.core.errors import ModelError, PromptError
 from opentar.core.pictures import open_picture
 from opentar.drawing import Drawing, Progress, StepCallback
 from opentar.known_words import KnownWords
-from opentar.model_folder import MAX_PICTURES, MAX_SEED, DrawSettings, check_range
+from opentar.model_folder import MAX_ANSWER, MAX_PICTURES, MAX_SEED, DrawSettings, check_range
 from opentar.model_parts import ModelParts
 from opentar.published.hub import resolve
 from opentar.vocab import Scale
@@ -76,13 +76,18 @@ class Tar:
         Args:
             name_or_path: a bundled name, a folder, or a published name.
             device: "cpu", "cuda", "mps"; None is the best there is.
-            dtype: "float32" or "bfloat16" to compute in; None is the type the parts are stored in.
+            dtype: "float32", "bfloat16" or (on cuda and mps) "float16" to compute in; None is the type the parts are
+                stored in, or the nearest that the device has.
 
         Raises:
             ModelError: the name is unknown and no such folder exists.
             WeightsError, ConfigError: the folder is damaged or no model; an unknown dtype; files cannot be fetched.
         """
         return cls(ModelParts(resolve(name_or_path), device=device, dtype=dtype))
+
+    def __repr__(self) -> str:
+        types = ", ".join(f"{part} {kind}" for part, kind in self.parts.running.items())
+        return f"<Tar {self.parts.config.name!r} on {self.parts.device}: {types}>"
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to `folder`, which must not exist or be empty: parts, config, manifest and a model card.
@@ -295,7 +300,7 @@ class Tar:
         defaults = self.parts.config.defaults.read
         asked = asking.questions(image, question, scale, self.parts.vocab, defaults.scale)
         length = defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
-        check_range("max_new_tokens", length, 1, 100_000, whole=True)
+        check_range("max_new_tokens", length, 1, MAX_ANSWER, whole=True)
         codes = self._encode_all([picture for one in asked for picture in one.pictures], fit)
         model, builder = self.parts.language
         prompts = [builder.read([next(codes) for _ in one.pictures], one.text) for one in asked]
@@ -423,6 +428,11 @@ class Tar:
             steps=settings.steps,
             callback=lambda step, total, _: progress.step("picture", step, total),
         )
+        if not bool(torch.isfinite(pixels_B3HW).all()):
+            raise ModelError(
+                f"the de-tokenizer {settings.detok} computed NaN or infinity: its weights or its config are damaged, "
+                "or numbers were too large for their type; load it in float32"
+            )
         bytes_BHW3 = pixels_B3HW.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(picture) for picture in bytes_BHW3]
 

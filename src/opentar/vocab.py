@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from opentar.core.bounds import SIDE, SIZE, Range, within
 from opentar.core.errors import ConfigError, ModelError
 
 POOLS = (1, 2, 3)
@@ -48,11 +49,8 @@ class Vocab:
     """Id of <im_start> where it does not follow the text at once (a padded table); None means text_size."""
 
     def __post_init__(self) -> None:
-        for name in ("text_size", "codebook_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"vocab.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.grid_side < max(POOLS):
-            raise ConfigError(f"vocab.grid_side is {self.grid_side}; it must be at least {max(POOLS)}")
+        within(self, SIZE, "text_size", "codebook_size", "first_new", where="vocab.")
+        within(self, Range(max(POOLS), SIDE.high), "grid_side", where="vocab.")
         if self.first_new is not None and self.first_new < self.text_size:
             raise ConfigError(
                 f"vocab.first_new is {self.first_new}; it must not lie inside the {self.text_size} text ids"

@@ -163,6 +163,8 @@ def test_the_number_of_pictures_is_checked_before_their_names_are_made(refused, 
         (("--temperature", -1), "temperature is -1"),
         (("--steps", 0), "steps is 0"),
         (("--device", "cud"), "device 'cud' is unknown"),
+        (("--dtype", "float12"), "dtype 'float12' is unknown"),
+        (("--device", "cpu", "--dtype", "float16"), "float16 is for cuda and mps"),
     ],
 )
 def test_settings_out_of_range(refused, tiny_model, flags, told):

@@ -34,6 +34,7 @@ def chat(
     seed: options.Seed = 0,
     model: options.Model = "nano",
     device: options.Device = None,
+    dtype: options.Dtype = None,
 ) -> None:
     """Ask and draw in a loop: the model is loaded once. A line is a question about the picture; /help says the rest."""
     output = Output()
@@ -42,7 +43,7 @@ def chat(
     check_range("seed", seed, 0, MAX_SEED, whole=True)
     with output.working():
         pictures = [open_source(picture_source(name)) for name in images]
-        tar = load(model, device)
+        tar = load(model, device, dtype)
     talk = _Talk(output, tar, pictures, seed)
     for line in _lines(output, f"{tar.parts.config.name}: a question, /draw PROMPT or /help; Ctrl-D leaves"):
         with _going_on(output):

@@ -19,6 +19,7 @@ def demo(
     seed: options.Seed = 0,
     detok: options.Detok = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> int:
@@ -31,7 +32,7 @@ def demo(
     output.line(f'Drawing "{PROMPT}" ...')
     with output.working():
         started = time.perf_counter()
-        tar = load(model, device)
+        tar = load(model, device, dtype)
         loaded = time.perf_counter()
         with output.progress() as callback:
             image = tar.generate(PROMPT, seed=seed, detok=detok, callback_on_step_end=callback)[0]

@@ -49,6 +49,7 @@ def generate(
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> int:
@@ -68,7 +69,7 @@ def generate(
         places = picture_places(out, len(texts) * n, "opentar", overwrite=overwrite, several=prompts is not None)
     with output.working():
         started = time.perf_counter()
-        tar = load(model, device)
+        tar = load(model, device, dtype)
     with output.progress() as callback:
         with output.working():
             pictures = tar.generate_iter(
@@ -166,6 +167,7 @@ def reconstruct(
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> int:
@@ -181,7 +183,7 @@ def reconstruct(
     with output.working():
         started = time.perf_counter()
         picture = open_source(picture_source(image), frame)
-        tar = load(model, device)
+        tar = load(model, device, dtype)
         with output.progress() as callback:
             result = tar.reconstruct(
                 picture,

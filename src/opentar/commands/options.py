@@ -29,3 +29,9 @@ Detok = Annotated[
 ]
 Seed = Annotated[int, Parameter(help="Seed of the first picture; the next ones count up from it.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, mps; default: the best there is.")]
+Dtype = Annotated[
+    str | None,
+    Parameter(
+        help="float32, bfloat16, or float16 on cuda and mps; default: as the model is stored, if the device can."
+    ),
+]

@@ -37,6 +37,7 @@ def ask(
     fit: options.Fit = None,
     model: options.Model = "nano",
     device: options.Device = None,
+    dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
     """Answer a question about a picture, or many questions about several, in one start."""
@@ -55,7 +56,7 @@ def ask(
         shown_too = [open_source(picture_source(name), frame) for name in also or []]
         for source in sources:
             open_source(source, frame)
-        tar = load(model, device)
+        tar = load(model, device, dtype)
     one_scale = scale[0] if scale and len(scale) == 1 else scale
     for name, source in zip(names, sources, strict=True):
         with output.working():
@@ -98,6 +99,7 @@ def describe(
     fit: options.Fit = None,
     model: options.Model = "nano",
     device: options.Device = None,
+    dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
     """Say what is in one or several pictures."""
@@ -112,7 +114,7 @@ def describe(
         sources = [picture_source(image) for image in images]
         for source in sources:
             open_source(source, frame)
-        tar = load(model, device)
+        tar = load(model, device, dtype)
     for name, source in zip(images, sources, strict=True):
         with output.working():
             started = time.perf_counter()
@@ -133,13 +135,14 @@ def tokens(
     words: Annotated[int, Parameter(help="Words per code: its own and its nearest neighbours'; 0 for none.")] = 1,
     model: options.Model = "nano",
     device: options.Device = None,
+    dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
     """Print the grid of codes of a picture with the nearest words of each: what the dialect says."""
     output = Output(json)
     with output.working():
         picture = open_source(picture_source(image), frame)
-        grid = load(model, device).tokens(picture, scale, words=words, fit=fit)
+        grid = load(model, device, dtype).tokens(picture, scale, words=words, fit=fit)
     output.line(f"scale {grid.scale.index}: {grid.scale.side} x {grid.scale.side} = {grid.scale.length} codes")
     if not output.json:
         from rich import box

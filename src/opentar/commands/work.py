@@ -137,6 +137,7 @@ def evaluate(
     scale: options.Scale = None,
     seed: options.Seed = 0,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> int:
     """Measure a model: draw the GenEval-like prompts, read the POPE-like questions, judge, and print a table."""
@@ -147,7 +148,7 @@ def evaluate(
         from opentar.eval.nano import evaluate as measure
         from opentar.eval.report import flatten, markdown
 
-        tar = load(model, device)
+        tar = load(model, device, dtype)
         with output.progress() as progress:
             scores = measure(
                 tar,

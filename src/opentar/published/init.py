@@ -148,7 +148,7 @@ def init_random(
     """
     out = Path(out)
     kind = resolve_dtype(dtype)
-    if not isinstance(kind, torch.dtype):
+    if not isinstance(kind, torch.dtype) or kind == torch.float16:
         raise ConfigError(f"dtype is {shown(dtype)}; choose float32 or bfloat16")
     parts = _checked(parts)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
