@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentar.commands.options import HYPHEN
+from opentar.core import environment
 from opentar.core.errors import ConfigError, ImageError, OutputError, PromptError, shown
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def picture_paths(out: str | None, count: int, stem: str, overwrite: bool) -> li
             if not any(path.exists() for path in paths):
                 return check_writable(paths, overwrite)
             attempt += 1
-    return check_writable(_numbered(Path(out).expanduser(), count), overwrite)
+    return check_writable(_numbered(environment.expanded(out), count), overwrite)
 
 
 def check_writable(paths: Sequence[Path], overwrite: bool) -> list[Path]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from opentar.core.errors import printable
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -31,11 +33,11 @@ class Output:
     def line(self, text: str = "") -> None:
         """Print a line of the result for people; silent with JSON."""
         if not self.json:
-            print(text, file=self.stdout, flush=True)
+            print(printable(text), file=self.stdout, flush=True)
 
     def note(self, text: str) -> None:
         """Print a remark that is not the result, on stderr."""
-        print(text, file=self.stderr, flush=True)
+        print(printable(text), file=self.stderr, flush=True)
 
     def picture(self, image: "Image") -> None:
         """Show `image` when stdout is a terminal that can; silent with JSON."""

@@ -9,7 +9,7 @@ from opentar.commands import options
 from opentar.commands.files import check_one_stdin, open_source, picture_source, text_argument
 from opentar.commands.model import load
 from opentar.commands.output import Output
-from opentar.core.errors import ImageError
+from opentar.core.errors import ImageError, printable
 
 Picture = Annotated[str, Parameter(help="Picture to read: PNG, JPEG, WebP, ...; - reads it from stdin.")]
 Also = Annotated[list[str] | None, Parameter(name="--also", help="One more picture, shown after it; repeatable.")]
@@ -105,7 +105,7 @@ def tokens(
         for codes, names in zip(grid.codes, grid.words, strict=True):
             cells = ("\n".join([str(code), *texts]) for code, texts in zip(codes, names, strict=True))
             # Text, because a word such as "[b]" must not be read as markup.
-            table.add_row(*(Text(cell) for cell in cells))
+            table.add_row(*(Text(printable(cell)) for cell in cells))
         terminal = output.stdout.isatty()
         # In a pipe the grid must not be folded to 80 columns: nobody looks at it there, tools cut it.
         Console(file=output.stdout, width=None if terminal else 4096, highlight=False).print(table)
