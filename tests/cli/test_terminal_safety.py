@@ -105,7 +105,8 @@ def test_closed_streams(tiny_model, picture, tmp_path, streams, argv, codes):
 def test_ctrl_c_while_it_starts(tiny_model, tmp_path, delay):
     """From the moment on that the first line of ours runs; before it there is only the interpreter."""
     program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); import opentar.__main__ as start;"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "import opentar.__main__ as start; "
         "print('on', flush=True); sys.exit(start.main())"
     )
     process = subprocess.Popen(
