@@ -4,6 +4,8 @@ import io
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from opentar import __version__
 from opentar.commands.completion import Shell, script
 from opentar.commands.options import HYPHEN, STDIN
+from opentar.commands.streams import open_streams
 from opentar.core import environment, errors
 
 EXIT_FAILED = 1
@@ -35,6 +38,8 @@ _COMMANDS = {
     "list": ("models:list_models", "List the bundled models and the fetched ones."),
     "rm": ("models:remove", "Remove a fetched model from the cache."),
 }
+_TEXTS = {"generate": "prompt", "ask": "question"}
+"""Commands whose last argument is a text: what it is called."""
 
 
 def build_app() -> App:
@@ -74,8 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, or what the command returns; 2 for wrong usage or input that cannot be taken; 1 for other
         failures; 130 after Ctrl-C; for an exception with an `exit_code` of its own that one, as a training stopped by
         a signal has.
+
+    With --json among the arguments a failure is told on stdout as well, as the one JSON object
+    `{"error": {"type", "message", "exit_code"}}`.
     """
     environment.quiet_libraries()
+    open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A console that cannot show Chinese shows escapes; without this it would end the command.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -84,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
         return command(*_as_typed(bound.args), **_as_typed(bound.kwargs)) or 0
     except CycloptsError as error:
-        return _fail(error, EXIT_USAGE, f"{_as_typed(_one_line(str(error)))} See: opentar --help")
+        return _fail(error, EXIT_USAGE, _usage(error, tokens), json="--json" in tokens)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -94,27 +103,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except Exception as error:
         # The last line of defence: nobody is shown a traceback who did not ask for it.
-        return _report(error)
+        return _report(error, json="--json" in tokens)
 
 
-def _report(error: Exception) -> int:
+def _usage(error: CycloptsError, tokens: Sequence[str]) -> str:
+    """What was wrong with the arguments, in one line that ends with where to look."""
+    command = next((token for token in tokens if not token.startswith("-")), "")
+    left = getattr(error, "unused_tokens", None)
+    if left and command in _TEXTS and not any(token.startswith("-") for token in left):
+        wanted = " ".join([*_typed_text(tokens, left), *left])
+        return f"{errors.shown(left[0])} is one argument too many; quote the {_TEXTS[command]}: {wanted!r}"
+    return f"{_as_typed(_one_line(str(error)))} See: opentar --help"
+
+
+def _typed_text(tokens: Sequence[str], left: Sequence[str]) -> list[str]:
+    """The last argument before those that were too many."""
+    place = tokens.index(left[0])
+    return [tokens[place - 1]] if place > 1 else []
+
+
+def _report(error: Exception, *, json: bool) -> int:
     if isinstance(error, errors.OpenTarError):
         failed = isinstance(error, (errors.WeightsError, errors.DataError, errors.UnsavedError))
-        return _fail(error, EXIT_FAILED if failed else EXIT_USAGE, _one_line(str(error)))
+        return _fail(error, EXIT_FAILED if failed else EXIT_USAGE, _one_line(str(error)), json=json)
     if isinstance(code := getattr(error, "exit_code", None), int):
         # A stopped training says itself how it went on; that is no fault to explain.
-        print(_one_line(str(error)), file=sys.stderr)
+        print(errors.printable(_one_line(str(error))), file=sys.stderr)
         return code
     if isinstance(error, MemoryError):
-        return _fail(error, EXIT_FAILED, "out of memory; draw fewer pictures at once or close other programs")
+        told = "out of memory; draw fewer pictures at once or close other programs"
+        return _fail(error, EXIT_FAILED, told, json=json)
     hint = "set OPENTAR_DEBUG=1 to see where"
-    return _fail(error, EXIT_FAILED, f"{type(error).__name__}: {_one_line(str(error))} ({hint})")
+    return _fail(error, EXIT_FAILED, f"{type(error).__name__}: {_one_line(str(error))} ({hint})", json=json)
 
 
-def _fail(error: Exception, code: int, text: str) -> int:
+def _fail(error: Exception, code: int, text: str, *, json: bool) -> int:
     if environment.debug():
         traceback.print_exception(error)
-    print(f"error: {text}", file=sys.stderr)
+    # Where nobody can be told, the exit code still is.
+    with suppress(OSError):
+        print(f"error: {errors.printable(text)}", file=sys.stderr)
+    if json:
+        told = {"type": type(error).__name__, "message": text, "exit_code": code}
+        with suppress(OSError):
+            print(dumps({"error": told}), flush=True)
     return code
 
 

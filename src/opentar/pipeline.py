@@ -192,7 +192,7 @@ class Tar:
             batch_size: pictures drawn side by side, 1 to 1000; more is faster and takes more memory. The other
                 arguments, the pictures and the errors are those of `generate`.
         """
-        check_range("batch_size", batch_size, 1, MAX_PICTURES, whole=True)
+        batch_size = check_range("batch_size", batch_size, 1, MAX_PICTURES, whole=True)
         settings = self._settings(
             scale=scale,
             detok=detok,
@@ -207,8 +207,8 @@ class Tar:
     def _jobs(self, prompt: str | Sequence[str], n: int, seed: int, settings: DrawSettings) -> list[Drawing]:
         """The pictures to draw. All prompts are built before the first one, so that a bad last prompt costs nothing."""
         prompts = asking.prompts(prompt)
-        check_range("n", n, 1, MAX_PICTURES, whole=True)
-        check_range("seed", seed, 0, MAX_SEED, whole=True)
+        n = check_range("n", n, 1, MAX_PICTURES, whole=True)
+        seed = check_range("seed", seed, 0, MAX_SEED, whole=True)
         grid = self.parts.vocab.scale(settings.scale)
         builder, jobs = self.parts.language.builder, list[Drawing]()
         for number, text in enumerate(prompts, start=1):
@@ -300,7 +300,7 @@ class Tar:
         defaults = self.parts.config.defaults.read
         asked = asking.questions(image, question, scale, self.parts.vocab, defaults.scale)
         length = defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
-        check_range("max_new_tokens", length, 1, MAX_ANSWER, whole=True)
+        length = check_range("max_new_tokens", length, 1, MAX_ANSWER, whole=True)
         codes = self._encode_all([picture for one in asked for picture in one.pictures], fit)
         model, builder = self.parts.language
         prompts = [builder.read([next(codes) for _ in one.pictures], one.text) for one in asked]
@@ -339,7 +339,7 @@ class Tar:
             ImageError: the picture cannot be read.
             ConfigError, ModelError: a setting out of range, an unknown scale, fit or de-tokenizer.
         """
-        check_range("seed", seed, 0, MAX_SEED, whole=True)
+        seed = check_range("seed", seed, 0, MAX_SEED, whole=True)
         scale = self.parts.config.defaults.read.scale if scale is None else scale
         settings = self._settings(scale=scale, detok=detok, detok_guidance=detok_guidance, steps=steps)
         self.parts.detokenizer(settings.detok)
@@ -366,7 +366,7 @@ class Tar:
             ImageError: the picture cannot be read.
             ConfigError: an unknown scale or fit, or `words` out of range.
         """
-        check_range("words", words, 0, 20, whole=True)
+        words = check_range("words", words, 0, 20, whole=True)
         grid = self.parts.vocab.scale(self.parts.config.defaults.read.scale if scale is None else scale)
         codes_N = self._encode(image, (grid,), fit)[0][0]
         names: list[list[str]] = [[] for _ in range(grid.length)]
@@ -388,7 +388,9 @@ class Tar:
     def _settings(self, **given: Any) -> DrawSettings:
         """The model's defaults with what the call gives; checked, the de-tokenizer's name included."""
         defaults = self.parts.config.defaults.draw
-        chosen = {name: value for name, value in given.items() if value is not None}
+        chosen: dict[str, Any] = {
+            name: model_folder.plain_number(value) for name, value in given.items() if value is not None
+        }
         if chosen.get("detok", defaults.detok) != defaults.detok:
             # They were chosen for the default de-tokenizer and mean nothing to another one.
             defaults = dataclasses.replace(defaults, steps=None, detok_guidance=None)

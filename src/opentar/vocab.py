@@ -9,6 +9,7 @@ Every method takes an int, or a tensor or array of integers of any shape, and re
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -67,9 +68,9 @@ class Vocab:
 
     def scale(self, index: int) -> Scale:
         """The scale with this index. Raises ConfigError for anything but 0, 1, 2."""
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(POOLS):
+        if isinstance(index, bool) or not isinstance(index, numbers.Integral) or not 0 <= index < len(POOLS):
             raise ConfigError(f"scale {index!r} does not exist; choose 0, 1 or 2 ({self._lengths()} codes)")
-        return self.scales[index]
+        return self.scales[int(index)]
 
     def scale_of_length(self, length: int) -> Scale:
         """The scale whose grid holds `length` codes. Raises ModelError if none does."""

@@ -106,7 +106,7 @@ def _removable(name: str) -> Path:
     if name in model_folder.bundled_models():
         raise ModelError(f"{shown(name)} came with OpenTar and is not removed; only fetched models are")
     found = {key: folder for folder in _cached() for key in (folder.name, _name(folder), str(folder.absolute()))}
-    folder = found.get(name) or found.get(str(Path(name).expanduser().absolute()))
+    folder = found.get(name) or found.get(str(environment.expanded(name).absolute()))
     if folder is None:
         have = ", ".join(dict.fromkeys(map(_name, found.values()))) or "none"
         raise ModelError(

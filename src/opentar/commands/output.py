@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from opentar.core.errors import UnsavedError
+from opentar.core.errors import UnsavedError, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,12 +42,12 @@ class Output:
     def line(self, text: str = "") -> None:
         """Print a line of the result for people; silent with JSON."""
         if not self.json:
-            self._print(text)
+            self._print(printable(text))
 
     def note(self, text: str) -> None:
         """Print a remark that is not the result, on stderr. One that cannot be printed stops no work."""
         with self._without_bars(), contextlib.suppress(OSError):
-            print(text, file=self.stderr, flush=True)
+            print(printable(text), file=self.stderr, flush=True)
 
     def write(self, content: bytes) -> str:
         """Write the bytes of a result to stdout as they are; returns why that failed, or an empty string."""

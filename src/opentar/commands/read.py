@@ -1,6 +1,8 @@
 """`opentar ask`, `describe` and `tokens`: commands that read pictures."""
 
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +13,8 @@ from opentar.commands.files import check_one_stdin, open_source, picture_source,
 from opentar.commands.model import load
 from opentar.commands.options import HYPHEN
 from opentar.commands.output import Output
-from opentar.core.errors import ImageError, PromptError, shown
+from opentar.core import environment
+from opentar.core.errors import ImageError, PromptError, printable, shown
 from opentar.known_words import has_words
 
 Picture = Annotated[str, Parameter(help="Picture to read: PNG, JPEG, WebP, ...; - reads it from stdin.")]
@@ -46,6 +49,7 @@ def ask(
         raise PromptError("no question was given; write it after the picture, or give --questions FILE")
     names = [image, *more] if questions is not None else [image, *more[:-1]]
     given = more[-1] if questions is None else questions
+    _check_quotes(more if questions is None else ())
     check_one_stdin(*names, *(also or []), given)
     asked = [text_argument(given, "question")] if questions is None else _question_lines(given)
     single = len(names) == len(asked) == 1
@@ -72,11 +76,18 @@ def ask(
     output.result(results[0] | shared if single else {"answers": results, **shared})
 
 
+def _check_quotes(more: Sequence[str]) -> None:
+    """Refuse a question without quotes, whose first words would be taken for pictures. Raises PromptError."""
+    for name in more[:-1]:
+        if name != HYPHEN and not Path(name).suffix and not os.path.exists(name):
+            raise PromptError(f"there is no picture {shown(name)}; quote the question: {' '.join(more)!r}")
+
+
 def _question_lines(name: str) -> list[str]:
     """The questions of a text file, or of stdin for `-`: one a line, empty lines left out. Raises PromptError."""
     if name != HYPHEN:
         try:
-            text = Path(name).expanduser().read_text(encoding="utf-8-sig")
+            text = environment.expanded(name).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise PromptError(f"cannot read the questions in {shown(name)} ({reason}); give a text file") from error
@@ -154,7 +165,7 @@ def tokens(
         for codes, names in zip(grid.codes, grid.words, strict=True):
             cells = ("\n".join([str(code), *texts]) for code, texts in zip(codes, names, strict=True))
             # Text, because a word such as "[b]" must not be read as markup.
-            table.add_row(*(Text(cell) for cell in cells))
+            table.add_row(*(Text(printable(cell)) for cell in cells))
         terminal = output.stdout.isatty()
         # In a pipe the grid must not be folded to 80 columns: nobody looks at it there, tools cut it.
         console = Console(file=output.stdout, width=None if terminal else 4096, highlight=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentar.commands.options import HYPHEN
 from opentar.commands.output import Output
+from opentar.core import environment
 from opentar.core.errors import OutputError, shown
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def picture_places(out: str | None, count: int, stem: str, *, overwrite: bool, s
     if out == HYPHEN:
         raise OutputError("'-' is no picture file, and this command sends no picture to stdout; name a file")
     several = several or count > 1
-    given = None if out is None else Path(out).expanduser()
+    given = None if out is None else environment.expanded(out)
     if given is not None and not (several and _is_folder(given)):
         places = [Place(path=path, overwrite=overwrite) for path in _numbered(given, count, several)]
         return check_writable(places)
