@@ -170,7 +170,7 @@ def test_a_text_without_quotes(refused, argv, told):
         (("generate", "a dog", "--model", "nanoo"), "ModelError", 2),
         (("generate", "a dog", "--sede", "1"), "UnknownOptionError", 2),
         (("describe", "missing.png"), "ImageError", 2),
-        (("generate",), "MissingArgumentError", 2),
+        (("tokens",), "MissingArgumentError", 2),
     ],
 )
 def test_errors_as_json(run, argv, kind, code):
