@@ -16,6 +16,7 @@ import torch
 from opentar.core.errors import ConfigError, DataError, OutputError, WeightsError
 from opentar.core.folder import load_part
 from opentar.tokens_to_image.autoencoder import AutoencoderConfig
+from opentar.train.files import write_json
 from opentar.train.loop import Interrupted, Loop, make_optimizers, rate_at
 from opentar.train.stage import Gate, LoopSettings, Stage, feed
 from opentar.train.stages.autoencoder import AutoencoderSettings, AutoencoderStage
@@ -203,6 +204,16 @@ def test_a_checkpoint_that_the_disk_refuses_ends_the_run_and_leaves_the_others_w
     assert all(load_part(path)[0]["step"] in (2, 4) for path in found)
     Loop(AutoencoderStage(SETTINGS), tmp_path, workers=0, quiet=True).run()
     assert all(torch.equal(value, whole[key]) for key, value in weights(tmp_path).items())
+
+
+def test_scores_that_the_disk_refuses_leave_the_old_ones(tmp_path: Path, file_limit: Callable[[int], None]) -> None:
+    write_json(tmp_path / "scores.json", {"psnr": 20})
+    file_limit(100)
+    with pytest.raises(OutputError, match="File too large"):
+        write_json(tmp_path / "scores.json", list(range(100)))
+    file_limit(-1)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+    assert json.loads((tmp_path / "scores.json").read_text()) == {"psnr": 20}
 
 
 def test_other_settings_do_not_resume(tmp_path: Path) -> None:

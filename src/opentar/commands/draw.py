@@ -114,6 +114,7 @@ def _save_all(output: Output, pictures: "Iterator[Image]", places: Sequence[Plac
         while saved < len(places):
             with output.working():
                 batch = list(itertools.islice(pictures, _BATCH))
+            assert batch, "one picture for each place"
             told = []
             with _interrupts_wait():
                 for image in batch:

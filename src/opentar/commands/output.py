@@ -99,7 +99,7 @@ class Output:
 
     def _leave_stdout(self, error: OSError) -> None:
         self._refused = error.strerror or "it failed"
-        # What is left in its buffer would be written again when Python ends, and fail there with a traceback.
+        # What its buffer may still hold, or anybody prints there later, goes nowhere instead of failing again.
         with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), self.stdout.fileno())
 

@@ -65,7 +65,7 @@ def picture_places(out: str | None, count: int, stem: str, *, overwrite: bool, s
     while any(os.path.lexists(name) for name in names):
         attempt += 1
         names = _numbered(first.with_name(f"{stem}-{attempt}.png"), count, several)
-    return check_writable([Place(path=name, asked=given is not None) for name in names])
+    return check_writable([Place(path=name, asked=False) for name in names])
 
 
 def check_writable(places: Sequence[Place]) -> list[Place]:
