@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 from opentar.core.errors import OpenTarError
 
 if TYPE_CHECKING:
-    from opentar.pipeline import Tar
+    from opentar.pipeline import Tar, UnknownWordsWarning
 
 __version__ = "0.1.0"
-__all__ = ["OpenTarError", "Tar", "__version__"]
+__all__ = ["OpenTarError", "Tar", "UnknownWordsWarning", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the pipeline (and torch with it) only when somebody asks for `opentar.Tar`."""
-    if name == "Tar":
-        from opentar.pipeline import Tar
+    """Import the pipeline (and torch with it) only when somebody asks for what it holds."""
+    if name in ("Tar", "UnknownWordsWarning"):
+        from opentar import pipeline
 
-        return Tar
+        return getattr(pipeline, name)
     raise AttributeError(f"module 'opentar' has no attribute {name!r}")
 
 

@@ -1,6 +1,22 @@
-"""`python -m opentar`: the same as the `opentar` command."""
+"""The `opentar` command, and `python -m opentar`: Ctrl-C is answered from the first line on."""
 
-from opentar.cli import main
+import signal
+import sys
+
+
+def main() -> int:
+    """Run the command line; returns its exit code, 130 where Ctrl-C came while it was still being loaded."""
+    try:
+        from opentar.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    # What is left is only the end of the process: a second Ctrl-C shall end it, not show where it was.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(code)

@@ -12,9 +12,12 @@ from opentar.known_words import has_words
 from opentar.vocab import Scale, Vocab
 
 if TYPE_CHECKING:
+    from typing import IO
+
+    from numpy.typing import NDArray
     from PIL import Image
 
-    Picture = str | Path | bytes | Image.Image
+    Picture = str | Path | bytes | IO[bytes] | Image.Image | NDArray[Any]
     Pictures = Picture | Sequence[Picture]
     """One picture, or several that are shown together in one prompt."""
     Questions = list[str] | tuple[str, ...]

@@ -12,12 +12,14 @@ manifest.json       size and sha256 of every file
 """
 
 import json
+import numbers
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from opentar.core import environment
 from opentar.core import folder as checkpoint
@@ -34,6 +36,8 @@ _FURTHER = re.compile(r"(detok_[a-z]+)_[1-9][0-9]{0,4}")
 MAX_PICTURES = 1000
 """Most pictures of one call."""
 MAX_SEED = 2**62
+MAX_ANSWER = 100_000
+"""Most ids of an answer."""
 BUNDLED = Path(__file__).resolve().parent / "models"
 PUBLISHED = ("csuhan/Tar-1.5B", "csuhan/Tar-7B-v0.1", "ByteDance-Seed/Tar-7B")
 """Published models that can be fetched by name (`opentar pull`); published/catalogue.py says what they are made of."""
@@ -81,6 +85,9 @@ class ReadSettings:
     """Longest answer."""
     describe: str = "What is in the picture?"
     """The question behind `describe`."""
+
+    def __post_init__(self) -> None:
+        check_range("max_new_tokens", self.max_new_tokens, 1, MAX_ANSWER, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +161,26 @@ def is_part(name: str) -> bool:
     return name in PARTS or (further is not None and further[1] in PARTS)
 
 
-def check_range(name: str, value: object, low: float, high: float, whole: bool = False) -> None:
-    """Raise ConfigError unless `value` is a number (a whole one) from `low` to `high`."""
+def check_range(name: str, value: object, low: float, high: float, whole: bool = False) -> Any:
+    """`value` as a plain int (or float), where it is a number (a whole one) from `low` to `high`; else ConfigError.
+
+    Numbers of numpy are numbers; True and False are not.
+    """
+    number = plain_number(value)
     kinds = (int,) if whole else (int, float)
     # Comparisons with NaN are false, so NaN is refused too.
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+    if isinstance(number, bool) or not isinstance(number, kinds) or not low <= number <= high:
         raise ConfigError(f"{name} is {value!r}; it must be a {'whole ' if whole else ''}number from {low} to {high}")
+    return number
+
+
+def plain_number(value: object) -> object:
+    """A number of another library as Python's own; anything else as it is."""
+    if isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def bundled_models() -> tuple[str, ...]:
@@ -183,11 +204,14 @@ def find_model(name_or_path: str | Path) -> Path:
     Raises:
         ModelError: none of them, or a published model that has not been fetched.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        kind = type(name_or_path).__name__
+        raise ModelError(f"a model is given by its name or its folder, not by {kind}; give a text or a path")
     names = bundled_models()
     if isinstance(name_or_path, str) and name_or_path in names:
         return BUNDLED / name_or_path
     text = str(name_or_path)
-    folder = Path(name_or_path).expanduser()
+    folder = environment.expanded(name_or_path)
     try:
         is_folder, is_file, has_config = folder.is_dir(), folder.is_file(), (folder / CONFIG).is_file()
     except (OSError, ValueError):

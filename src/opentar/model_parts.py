@@ -1,5 +1,6 @@
 """The parts of one model folder, each loaded when it is first needed and kept: start-up costs only what is used."""
 
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,13 @@ from opentar import model_folder
 from opentar.core.device import resolve_device
 from opentar.core.errors import ModelError, WeightsError
 from opentar.core.folder import folder_hash, verify
+from opentar.core.headers import read_header
+from opentar.core.precision import DtypeWarning, choose_types, device_facts
 from opentar.core.storage import resolve_dtype
 from opentar.vocab import Vocab
 
 if TYPE_CHECKING:
+    from opentar.core.storage import LoadDtype
     from opentar.image_to_tokens.ta_tok import TATok
     from opentar.language.folder import Language
     from opentar.tokens_to_image.detokenizer import Detokenizer
@@ -27,8 +31,10 @@ class ModelParts:
         folder: as `model_folder` describes it.
         device: "cpu", "cuda", "mps" or None for the best there is.
         dtype: "float32" or "bfloat16" for the language model, the image tokenizer, and the transformers of AR and SANA
-            de-tokenizers; None runs them in the type they are stored in (int8 in float32). The codebook and whatever
-            paints pixels are float32 in any case. Weights that need not change their type are mapped from the disk.
+            de-tokenizers; "float16" (cuda and mps) for the language model and the AR transformer, with float32 for the
+            others; None runs them in the type they are stored in (int8 in float32), or in the nearest that the device
+            has. The codebook and whatever paints pixels are float32 in any case. Weights that need not change their
+            type are mapped from the disk.
 
     Raises:
         WeightsError, ConfigError, ModelError: the folder is damaged or no model.
@@ -41,8 +47,35 @@ class ModelParts:
         self.config = model_folder.read_config(self.folder)
         self.hash = folder_hash(self.folder)
         self.device = resolve_device(device)
-        self.dtype = resolve_dtype(dtype)
+        self._types, remark = choose_types(device_facts(self.device), self._stored_bfloat16, resolve_dtype(dtype))
+        if remark:
+            warnings.warn(remark, DtypeWarning, stacklevel=3)
         self._detokenizers: dict[str, Detokenizer] = {}
+
+    @property
+    def running(self) -> dict[str, str]:
+        """Part -> the type it runs in; "stored" is that of its file, int8 in float32."""
+        parts = [part for part in self.config.parts if part not in model_folder.REQUIRED_PARTS]
+        types = {part: self._type(part) for part in (*model_folder.REQUIRED_PARTS, *parts)}
+        for part in parts:
+            if part.startswith("detok_diffusion") and not (self.folder / part / "model_index.json").is_file():
+                types[part] = torch.float32
+        return {part: str(dtype).removeprefix("torch.") for part, dtype in types.items()}
+
+    def _type(self, part: str) -> "LoadDtype":
+        return self._types[next(kind for kind in self._types if part.startswith(kind))]
+
+    def _stored_bfloat16(self, kind: str) -> bool:
+        """Whether weights of a kind of part are bfloat16, by the headers of their files; flow runs in float32."""
+        folders = [self.folder / part for part in self.config.parts if part.startswith(kind)]
+        if kind == "detok_diffusion":
+            folders = [folder for folder in folders if (folder / "model_index.json").is_file()]
+        files = [
+            path
+            for folder in folders
+            for path in (*folder.glob("*.safetensors"), *folder.glob("transformer/*.safetensors"))
+        ]
+        return any(tensor.dtype == "BF16" for path in files for tensor in read_header(path).values())
 
     @cached_property
     def vocab(self) -> Vocab:
@@ -54,7 +87,7 @@ class ModelParts:
         """Picture <-> codes <-> features. Raises WeightsError when it does not fit the language part."""
         from opentar.image_to_tokens.ta_tok import TATok
 
-        ta_tok = TATok.from_folder(self.folder / "ta_tok", self.dtype)
+        ta_tok = TATok.from_folder(self.folder / "ta_tok", self._type("ta_tok"))
         own = (ta_tok.config.quantizer.codebook_size, ta_tok.config.vision.grid_side)
         spoken = (self.vocab.codebook_size, self.vocab.grid_side)
         if own != spoken:
@@ -69,7 +102,7 @@ class ModelParts:
         """Tokens -> tokens: the language model and the builder of its sequences."""
         from opentar.language.folder import load_language
 
-        language = load_language(self.folder / "language", self.dtype)
+        language = load_language(self.folder / "language", self._type("language"))
         language.model.to(self.device)
         return language
 
@@ -79,7 +112,7 @@ class ModelParts:
         if name not in self._detokenizers:
             from opentar.tokens_to_image.detokenizer import load_detokenizer
 
-            detokenizer = load_detokenizer(self.folder / part, self.dtype)
+            detokenizer = load_detokenizer(self.folder / part, self._type(part))
             width = self.ta_tok.config.decoder.output_size
             if detokenizer.feature_size != width:
                 raise ModelError(

@@ -12,19 +12,21 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from opentar import __version__, asking, model_folder
+from opentar.core.errors import ModelError, PromptError
 from opentar.core.pictures import open_picture
+from opentar.drawing import Drawing, Progress, StepCallback
 from opentar.known_words import KnownWords
-from opentar.model_folder import MAX_PICTURES, MAX_SEED, DrawSettings, check_range
+from opentar.model_folder import MAX_ANSWER, MAX_PICTURES, MAX_SEED, DrawSettings, check_range
 from opentar.model_parts import ModelParts
 from opentar.published.hub import resolve
 from opentar.vocab import Scale
@@ -32,15 +34,12 @@ from opentar.vocab import Scale
 if TYPE_CHECKING:
     from opentar.asking import Picture, Pictures, Questions, Scales
 
-StepCallback = Callable[[str, int, int], None]
-"""Called after each step with (stage, steps done, steps in all); the stages are "codes" and "picture"."""
-
 _BATCH = 16
 """Pictures drawn, or questions answered, side by side; more only costs memory."""
 
 
 class UnknownWordsWarning(UserWarning):
-    """A prompt holds words that the model never learned."""
+    """A prompt or a question holds words that the model never learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +52,6 @@ class TokenGrid:
     """Rows of codes, `scale.side` by `scale.side`."""
     words: list[list[list[str]]]
     """For each code its nearest words, nearest first; empty lists where the model ships no words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Drawing:
-    """One picture to draw."""
-
-    prompt: str
-    prefix: list[int]
-    seed: int
-    index: int
 
 
 class Tar:
@@ -87,13 +76,18 @@ class Tar:
         Args:
             name_or_path: a bundled name, a folder, or a published name.
             device: "cpu", "cuda", "mps"; None is the best there is.
-            dtype: "float32" or "bfloat16" to compute in; None is the type the parts are stored in.
+            dtype: "float32", "bfloat16" or (on cuda and mps) "float16" to compute in; None is the type the parts are
+                stored in, or the nearest that the device has.
 
         Raises:
             ModelError: the name is unknown and no such folder exists.
             WeightsError, ConfigError: the folder is damaged or no model; an unknown dtype; files cannot be fetched.
         """
         return cls(ModelParts(resolve(name_or_path), device=device, dtype=dtype))
+
+    def __repr__(self) -> str:
+        types = ", ".join(f"{part} {kind}" for part, kind in self.parts.running.items())
+        return f"<Tar {self.parts.config.name!r} on {self.parts.device}: {types}>"
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model to `folder`, which must not exist or be empty: parts, config, manifest and a model card.
@@ -114,8 +108,13 @@ class Tar:
         write_card(folder)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """Words of `prompt` that the model never learned, in order; empty when it does not list its words."""
-        return self.known_words.split(prompt)[1] if self.known_words else []
+        """Words of `prompt` that the model never learned, in order; empty when it does not list its words.
+
+        Judged is the text that is encoded, so a capital or a non-breaking space makes no word unknown.
+        """
+        if not self.known_words:
+            return []
+        return self.known_words.split(self.parts.language.builder.heard(prompt, "prompt"))[1]
 
     @torch.no_grad()
     def generate(
@@ -135,7 +134,8 @@ class Tar:
         """Draw `n` pictures of each prompt.
 
         Picture i of a prompt is drawn with seed `seed + i` whatever else is in the call, so that it can be repeated
-        alone. Settings left at None are the model's defaults. Unlearned words raise an UnknownWordsWarning.
+        alone. Settings left at None are the model's defaults. Unlearned words raise an UnknownWordsWarning and are left
+        out of what is encoded: spelled out in pieces, they would spoil the words beside them.
 
         Args:
             prompt: a text in English or Chinese, or several.
@@ -150,15 +150,13 @@ class Tar:
             callback_on_step_end: called as (stage, step, total).
 
         Returns:
-            RGB pictures, the n of the first prompt first; `info` of each holds its settings as texts.
+            RGB pictures, the n of the first prompt first; `info` of each holds its settings as texts: the prompt as it
+            was given and, where another text was encoded, that one under "encoded".
 
         Raises:
             PromptError: empty, wordless or too long prompts, or ones that are not text.
             ConfigError, ModelError: a setting out of range, an unknown scale or de-tokenizer.
         """
-        prompts = asking.prompts(prompt)
-        check_range("n", n, 1, MAX_PICTURES, whole=True)
-        check_range("seed", seed, 0, MAX_SEED, whole=True)
         settings = self._settings(
             scale=scale,
             detok=detok,
@@ -167,33 +165,84 @@ class Tar:
             detok_guidance=detok_guidance,
             steps=steps,
         )
-        grid = self.parts.vocab.scale(settings.scale)
-        # All prompts are built before the first picture, so that a bad last one costs nothing.
-        jobs = [
-            _Drawing(prompt=text, prefix=self.parts.language.builder.draw(text, grid), seed=seed + index, index=index)
-            for text in prompts
-            for index in range(n)
-        ]
-        # Loaded before anything is spelled: damaged weights are told at once.
-        self.parts.detokenizer(settings.detok)
-        self._warn_of_unknown_words(prompts)
-        return self._draw(jobs, settings, grid, callback_on_step_end)
+        jobs = self._jobs(prompt, n, seed, settings)
+        return list(self._draw(jobs, settings, _BATCH, callback_on_step_end))
 
+    @torch.no_grad()
+    def generate_iter(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        n: int = 1,
+        scale: int | None = None,
+        detok: str | None = None,
+        seed: int = 0,
+        guidance: float | None = None,
+        temperature: float | None = None,
+        detok_guidance: float | None = None,
+        steps: int | None = None,
+        batch_size: int = _BATCH,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> Iterator[Image.Image]:
+        """Draw as `generate` does, and give the pictures one by one: each batch when it is done, the next when asked.
+
+        Everything is checked in the call itself, before the first picture is asked for.
+
+        Args:
+            batch_size: pictures drawn side by side, 1 to 1000; more is faster and takes more memory. The other
+                arguments, the pictures and the errors are those of `generate`.
+        """
+        batch_size = check_range("batch_size", batch_size, 1, MAX_PICTURES, whole=True)
+        settings = self._settings(
+            scale=scale,
+            detok=detok,
+            guidance=guidance,
+            temperature=temperature,
+            detok_guidance=detok_guidance,
+            steps=steps,
+        )
+        jobs = self._jobs(prompt, n, seed, settings)
+        return self._draw(jobs, settings, batch_size, callback_on_step_end)
+
+    def _jobs(self, prompt: str | Sequence[str], n: int, seed: int, settings: DrawSettings) -> list[Drawing]:
+        """The pictures to draw. All prompts are built before the first one, so that a bad last prompt costs nothing."""
+        prompts = asking.prompts(prompt)
+        n = check_range("n", n, 1, MAX_PICTURES, whole=True)
+        seed = check_range("seed", seed, 0, MAX_SEED, whole=True)
+        grid = self.parts.vocab.scale(settings.scale)
+        builder, jobs = self.parts.language.builder, list[Drawing]()
+        for number, text in enumerate(prompts, start=1):
+            try:
+                # Without the words that the model never learned: spelled in pieces, they would spoil those beside them.
+                known = self.known_words.known_part(builder.heard(text, "prompt"))
+                heard, prefix = builder.heard(known, "prompt"), builder.draw(known, grid)
+            except PromptError as error:
+                raise PromptError(
+                    f"prompt {number} of {len(prompts)}: {error}" if len(prompts) > 1 else error
+                ) from error
+            jobs += [Drawing(prompt=text, heard=heard, prefix=prefix, seed=seed + i, index=i) for i in range(n)]
+        # Loaded before anything is drawn: damaged weights are told at once.
+        self.parts.detokenizer(settings.detok)
+        self._warn_of_unknown_words(prompts, "prompt", depth=5)
+        return jobs
+
+    @torch.no_grad()
     def _draw(
-        self, jobs: Sequence[_Drawing], settings: DrawSettings, grid: Scale, callback: StepCallback | None
-    ) -> list[Image.Image]:
-        progress = _Progress(callback, batches=-(-len(jobs) // _BATCH))
-        pictures: list[Image.Image] = []
-        for start in range(0, len(jobs), _BATCH):
-            batch = jobs[start : start + _BATCH]
+        self, jobs: Sequence[Drawing], settings: DrawSettings, batch_size: int, callback: StepCallback | None
+    ) -> Iterator[Image.Image]:
+        progress = Progress(callback, batches=-(-len(jobs) // batch_size))
+        grid = self.parts.vocab.scale(settings.scale)
+        for start in range(0, len(jobs), batch_size):
+            batch = jobs[start : start + batch_size]
             seeds = [job.seed for job in batch]
             codes_BN = self._spell([job.prefix for job in batch], seeds, settings, grid, progress)
-            for job, picture in zip(batch, self._paint(codes_BN, seeds, settings, progress), strict=True):
-                drawn = {"prompt": job.prompt, "seed": job.seed, "index": job.index}
-                picture.info.update(self._metadata(drawn | dataclasses.asdict(settings)))
-                pictures.append(picture)
+            pictures = self._paint(codes_BN, seeds, settings, progress)
             progress.next_batch()
-        return pictures
+            for job, picture in zip(batch, pictures, strict=True):
+                drawn = {"prompt": job.prompt, "seed": job.seed, "index": job.index}
+                drawn |= {"encoded": job.heard} if job.heard != job.prompt else {}
+                picture.info.update(self._metadata(drawn | dataclasses.asdict(settings)))
+                yield picture
 
     @overload
     def ask(
@@ -229,7 +278,8 @@ class Tar:
     ) -> str | list[str]:
         """Answer a question about a picture, or about several; the likeliest answer, the same every time.
 
-        A list of questions is a batch: it gives the list of answers, each as if asked alone.
+        A list of questions is a batch: it gives the list of answers, each as if asked alone. Unlearned words raise an
+        UnknownWordsWarning.
 
         Args:
             image: a picture, or a list of pictures that are shown together. In a batch one picture for all questions,
@@ -250,10 +300,13 @@ class Tar:
         defaults = self.parts.config.defaults.read
         asked = asking.questions(image, question, scale, self.parts.vocab, defaults.scale)
         length = defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
-        check_range("max_new_tokens", length, 1, 100_000, whole=True)
+        length = check_range("max_new_tokens", length, 1, MAX_ANSWER, whole=True)
         codes = self._encode_all([picture for one in asked for picture in one.pictures], fit)
         model, builder = self.parts.language
         prompts = [builder.read([next(codes) for _ in one.pictures], one.text) for one in asked]
+        # The model's own question behind `describe` is nobody's to mend.
+        own = [one.text for one in asked if one.text != defaults.describe]
+        self._warn_of_unknown_words(own, "question", depth=4)
         answers: list[str] = []
         for start in range(0, len(prompts), _BATCH):
             said = generate_text(model, prompts[start : start + _BATCH], length)
@@ -286,12 +339,12 @@ class Tar:
             ImageError: the picture cannot be read.
             ConfigError, ModelError: a setting out of range, an unknown scale, fit or de-tokenizer.
         """
-        check_range("seed", seed, 0, MAX_SEED, whole=True)
+        seed = check_range("seed", seed, 0, MAX_SEED, whole=True)
         scale = self.parts.config.defaults.read.scale if scale is None else scale
         settings = self._settings(scale=scale, detok=detok, detok_guidance=detok_guidance, steps=steps)
         self.parts.detokenizer(settings.detok)
         codes_1N = self._encode(image, (self.parts.vocab.scale(settings.scale),), fit)[0]
-        progress = _Progress(callback_on_step_end, batches=1)
+        progress = Progress(callback_on_step_end, batches=1)
         picture = self._paint(codes_1N, [seed], settings, progress)[0]
         painted = ("scale", "detok", "detok_guidance", "steps")
         told = {"seed": seed, "fit": fit or self.parts.config.fit}
@@ -313,7 +366,7 @@ class Tar:
             ImageError: the picture cannot be read.
             ConfigError: an unknown scale or fit, or `words` out of range.
         """
-        check_range("words", words, 0, 20, whole=True)
+        words = check_range("words", words, 0, 20, whole=True)
         grid = self.parts.vocab.scale(self.parts.config.defaults.read.scale if scale is None else scale)
         codes_N = self._encode(image, (grid,), fit)[0][0]
         names: list[list[str]] = [[] for _ in range(grid.length)]
@@ -335,7 +388,9 @@ class Tar:
     def _settings(self, **given: Any) -> DrawSettings:
         """The model's defaults with what the call gives; checked, the de-tokenizer's name included."""
         defaults = self.parts.config.defaults.draw
-        chosen = {name: value for name, value in given.items() if value is not None}
+        chosen: dict[str, Any] = {
+            name: model_folder.plain_number(value) for name, value in given.items() if value is not None
+        }
         if chosen.get("detok", defaults.detok) != defaults.detok:
             # They were chosen for the default de-tokenizer and mean nothing to another one.
             defaults = dataclasses.replace(defaults, steps=None, detok_guidance=None)
@@ -344,7 +399,7 @@ class Tar:
         return settings
 
     def _spell(
-        self, prefixes: list[list[int]], seeds: list[int], settings: DrawSettings, grid: Scale, progress: _Progress
+        self, prefixes: list[list[int]], seeds: list[int], settings: DrawSettings, grid: Scale, progress: Progress
     ) -> Tensor:
         """Codes (B, N) that the language model says after the prefixes."""
         from opentar.language.generate import draw_codes
@@ -364,7 +419,7 @@ class Tar:
         )
 
     def _paint(
-        self, codes_BN: Tensor, seeds: list[int], settings: DrawSettings, progress: _Progress
+        self, codes_BN: Tensor, seeds: list[int], settings: DrawSettings, progress: Progress
     ) -> list[Image.Image]:
         """Pictures of codes (B, N)."""
         features_BND = self.parts.ta_tok.decode(codes_BN.to(self.parts.device))
@@ -375,6 +430,11 @@ class Tar:
             steps=settings.steps,
             callback=lambda step, total, _: progress.step("picture", step, total),
         )
+        if not bool(torch.isfinite(pixels_B3HW).all()):
+            raise ModelError(
+                f"the de-tokenizer {settings.detok} computed NaN or infinity: its weights or its config are damaged, "
+                "or numbers were too large for their type; load it in float32"
+            )
         bytes_BHW3 = pixels_B3HW.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(picture) for picture in bytes_BHW3]
 
@@ -402,17 +462,21 @@ class Tar:
                     spelled[id(picture), one.index] = codes_1N[0].tolist()
         return iter([spelled[id(picture), grid.index] for picture, grid in wanted])
 
-    def _warn_of_unknown_words(self, prompts: Sequence[str]) -> None:
-        for text in dict.fromkeys(prompts):
-            unknown = self.unknown_words(text)
-            if unknown:
-                listed = ", ".join(repr(word) for word in unknown[:10]) + (", ..." if len(unknown) > 10 else "")
-                every = "" if self.known_words.split(text)[0] else " (no word of this prompt is known to it)"
+    def _warn_of_unknown_words(self, texts: Sequence[str], what: Literal["prompt", "question"], depth: int) -> None:
+        """Warn of each text that holds some as it is heard, and say what becomes of them.
+
+        `depth`: calls from here to the line of the user's, the wrapper that switches gradients off counted.
+        """
+        heard = [self.parts.language.builder.heard(text, what) for text in texts] if self.known_words else []
+        for text in dict.fromkeys(heard):
+            if remark := self.known_words.remark(text):
+                left_out = what == "prompt" and self.known_words.known_part(text) != text
+                so = f"the {'picture' if what == 'prompt' else 'answer'} may be wrong"
+                so = "left out of the picture" if left_out else so
                 warnings.warn(
-                    f"{self.parts.config.name} never learned {listed}{every}; the picture may not show it",
+                    f"{self.parts.config.name} never learned {remark}; {so}",
                     UnknownWordsWarning,
-                    # Past generate and the wrapper that switches gradients off, to the line that called.
-                    stacklevel=4,
+                    stacklevel=depth,
                 )
 
     def _metadata(self, settings: dict[str, Any]) -> dict[str, str]:
@@ -422,19 +486,3 @@ class Tar:
             "model_hash": self.parts.hash,
             "version": f"opentar {__version__}",
         }
-
-
-class _Progress:
-    """Joins the steps of several batches into one count a stage."""
-
-    def __init__(self, callback: StepCallback | None, batches: int) -> None:
-        self._callback = callback
-        self._batches = batches
-        self._done = 0
-
-    def step(self, stage: str, step: int, total: int) -> None:
-        if self._callback is not None:
-            self._callback(stage, self._done * total + step, self._batches * total)
-
-    def next_batch(self) -> None:
-        self._done += 1

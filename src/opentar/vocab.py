@@ -9,9 +9,11 @@ Every method takes an int, or a tensor or array of integers of any shape, and re
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from opentar.core.bounds import SIDE, SIZE, Range, within
 from opentar.core.errors import ConfigError, ModelError
 
 POOLS = (1, 2, 3)
@@ -48,11 +50,8 @@ class Vocab:
     """Id of <im_start> where it does not follow the text at once (a padded table); None means text_size."""
 
     def __post_init__(self) -> None:
-        for name in ("text_size", "codebook_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"vocab.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.grid_side < max(POOLS):
-            raise ConfigError(f"vocab.grid_side is {self.grid_side}; it must be at least {max(POOLS)}")
+        within(self, SIZE, "text_size", "codebook_size", "first_new", where="vocab.")
+        within(self, Range(max(POOLS), SIDE.high), "grid_side", where="vocab.")
         if self.first_new is not None and self.first_new < self.text_size:
             raise ConfigError(
                 f"vocab.first_new is {self.first_new}; it must not lie inside the {self.text_size} text ids"
@@ -69,9 +68,9 @@ class Vocab:
 
     def scale(self, index: int) -> Scale:
         """The scale with this index. Raises ConfigError for anything but 0, 1, 2."""
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(POOLS):
+        if isinstance(index, bool) or not isinstance(index, numbers.Integral) or not 0 <= index < len(POOLS):
             raise ConfigError(f"scale {index!r} does not exist; choose 0, 1 or 2 ({self._lengths()} codes)")
-        return self.scales[index]
+        return self.scales[int(index)]
 
     def scale_of_length(self, length: int) -> Scale:
         """The scale whose grid holds `length` codes. Raises ModelError if none does."""

@@ -1,6 +1,7 @@
 """One tiny model for all tests of this folder."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,10 @@ def refused(run, tmp_path):
     def call(*argv, code=2):
         before = found()
         given, out, err = run(*argv)
-        assert (given, out) == (code, ""), err
         lines = err.splitlines()
+        told = json.loads(out)["error"]["message"] if "--json" in argv else ""
+        assert (given, bool(out)) == (code, "--json" in argv), err
+        assert lines[0] == f"error: {told or lines[0].removeprefix('error: ')}"
         assert len(lines) == 1, err
         assert lines[0].startswith("error: ")
         assert "Traceback" not in err

@@ -15,7 +15,7 @@ from PIL import Image
 
 import opentar
 from opentar.core import pictures
-from opentar.core.pictures import read_metadata
+from opentar.core.picture_formats import read_metadata
 
 PROMPT = "three red apples"
 
@@ -35,9 +35,6 @@ BAD_PICTURES = {
     "empty.png": lambda path: path.write_bytes(b""),
     "huge.png": lambda path: path.write_bytes(_png_header(13000, 13000)),
     "one.png": lambda path: Image.new("RGB", (1, 1)).save(path),
-    "moving.gif": lambda path: Image.new("RGB", (9, 9), "red").save(
-        path, save_all=True, append_images=[Image.new("RGB", (9, 9), "blue")]
-    ),
 }
 
 
@@ -122,9 +119,11 @@ def test_bad_pictures_on_stdin(refused, tiny_model, monkeypatch, command, raw, t
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (("generate", PROMPT, "-o", "-"), "pictures do not go to stdout; name a file like 'picture.png'"),
-        (("reconstruct", "picture.png", "-o", "-"), "pictures do not go to stdout"),
-        (("data", "sheet", "-o", "-"), "pictures do not go to stdout"),
+        (("generate", PROMPT, "-o", "-", "--json"), "where --json prints; give one of the two"),
+        (("generate", PROMPT, "-o", "-", "-n", 2), "one picture to stdout, not 2; name a file"),
+        (("reconstruct", "picture.png", "-o", "-", "--json"), "where --json prints"),
+        (("data", "sheet", "-o", "-", "--json"), "where --json prints"),
+        (("demo", "-o", "-"), "this command sends no picture to stdout; name a file"),
         (("ask", "-", "-"), "stdin can be read only once"),
         (("describe", "-", "picture.png", "-"), "stdin can be read only once"),
         (("generate", PROMPT, "--model", "-"), "model '-' is unknown"),
@@ -146,7 +145,7 @@ def test_the_number_of_pictures_is_checked_before_their_names_are_made(refused, 
     def names(*given):
         raise AssertionError("names were made")
 
-    monkeypatch.setattr(draw, "picture_paths", names)
+    monkeypatch.setattr(draw, "picture_places", names)
     assert "n is 30000000; it must be a whole number from 1 to 1000" in refused("generate", PROMPT, "-n", 30_000_000)
 
 
@@ -164,6 +163,8 @@ def test_the_number_of_pictures_is_checked_before_their_names_are_made(refused, 
         (("--temperature", -1), "temperature is -1"),
         (("--steps", 0), "steps is 0"),
         (("--device", "cud"), "device 'cud' is unknown"),
+        (("--dtype", "float12"), "dtype 'float12' is unknown"),
+        (("--device", "cpu", "--dtype", "float16"), "float16 is for cuda and mps"),
     ],
 )
 def test_settings_out_of_range(refused, tiny_model, flags, told):
@@ -190,9 +191,10 @@ def test_outputs_that_cannot_be(refused, tiny_model, tmp_path):
         "there.png": "kept",
         "folder.png": "is a folder",
         "no/where.png": "is not there",
-        "out.jpg": ".png",
+        "out.bmp": "does not end in .png, .jpg, .webp or .avif",
         "bad\0name.png": "not a file name",
         "x" * 300 + ".png": "cannot write",
+        "x" * 252 + ".png": "cannot write",
     }.items():
         assert told in refused("generate", PROMPT, "-o", out, "--model", tiny_model)
     assert "out-1.png" in refused("generate", PROMPT, "-o", "out.png", "-n", 2, "--model", tiny_model)

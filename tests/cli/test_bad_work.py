@@ -75,7 +75,7 @@ def test_eval_of_unknown_models_and_into_full_folders(refused, no_judge, tiny_mo
         (("-n", 10**9), "count is 1000000000"),
         (("--columns", 0), "columns is 0"),
         (("--seed", -1), "seed is -1; it must be 0 or more"),
-        (("-o", "sheet.jpg"), "does not end in .png"),
+        (("-o", "sheet.bmp"), "does not end in .png, .jpg, .webp or .avif"),
         (("-o", "."), "is a folder"),
         (("-o", "picture.png"), "is there already and is kept"),
         (("-o", "picture.png/sheet.png"), "is not there"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opentar.core.pictures import read_metadata
+from opentar.core.picture_formats import read_metadata
 
 PROMPT = "three red apples on a light blue background"
 
@@ -75,7 +75,7 @@ def test_unknown_words_are_named_on_stderr(run, tiny_model):
     code, out, err = run("generate", "three red zeppelins 斑马", "-o", "out.png", "--model", tiny_model)
     assert (code, out) == (0, "out.png\n")
     assert "warning: tiny never learned 'zeppelins', '斑马'" in err
-    assert "no word of this prompt" in run("generate", "zeppelins", "-o", "b.png", "--model", tiny_model)[2]
+    assert "no word of this text" in run("generate", "zeppelins", "-o", "b.png", "--model", tiny_model)[2]
 
 
 def test_ask_and_describe(run, tiny_model, picture):
@@ -244,3 +244,31 @@ def test_questions_about_several_pictures(run, tiny_model, picture):
     assert run("ask", picture, "the same?", *more, *scales, "--model", tiny_model)[0] == 0
     code, _, err = run("ask", picture, "the same?", *more, *scales[:4], "--model", tiny_model)
     assert (code, err) == (2, "error: 2 scales were given for 3 pictures; give one for all, or one for each\n")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("demo",),
+        ("generate", "a dog"),
+        ("reconstruct", "picture.png"),
+        ("ask", "picture.png", "a dog?"),
+        ("describe", "picture.png"),
+        ("tokens", "picture.png"),
+        ("eval", "nano"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_that_loads_a_model_hands_on_device_and_type(run, picture, monkeypatch, command) -> None:
+    from opentar.core.errors import ModelError
+    from opentar.pipeline import Tar
+
+    asked = []
+
+    def refuse(name: str, **given: object) -> None:
+        asked.append(given)
+        raise ModelError("enough")
+
+    monkeypatch.setattr(Tar, "from_pretrained", refuse)
+    assert run(*command, "--device", "cpu", "--dtype", "bfloat16")[0] == 2
+    assert asked == [{"device": "cpu", "dtype": "bfloat16"}]

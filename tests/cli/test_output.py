@@ -98,3 +98,33 @@ def test_progress_is_a_bar_on_a_terminal(truecolor, monkeypatch, capsys):
             callback("codes", step, 3)
     assert "codes" in stream.getvalue()
     assert "3/3" in stream.getvalue()
+
+
+def test_a_line_is_printed_without_the_bar_in_it(truecolor, monkeypatch, capsys):
+    """Both go to the same terminal: the bar is taken off, the line printed, and the bar drawn again."""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("sys.stdout", terminal)
+    output = Output()
+    with output.progress() as callback:
+        callback("codes", 1, 3)
+        output.line("out-0.png")
+        output.note("a remark")
+        callback("codes", 2, 3)
+    shown = terminal.getvalue()
+    erased = "\x1b[2K"
+    for text in ("out-0.png\n", "a remark\n"):
+        before = shown[: shown.index(text)]
+        # What was on the line of the bar is gone when the text begins, at its first column.
+        assert before.endswith(erased), before[-40:]
+    assert "2/3" in shown[shown.index("a remark") :]
+
+
+def test_a_stream_that_ends_keeps_its_meaning(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("sys.stdout", Gone())
+    with pytest.raises(BrokenPipeError):
+        Output().line("text")

@@ -86,7 +86,7 @@ def test_our_own_faults_show_no_traceback_unless_asked(run, monkeypatch, tiny_mo
     def broken(*args, **kwargs):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(Tar, "generate", broken)
+    monkeypatch.setattr(Tar, "generate_iter", broken)
     code, _, err = run("generate", "a dog", "--model", tiny_model)
     assert (code, err.splitlines()[-1]) == (1, "error: RuntimeError: two lines (set OPENTAR_DEBUG=1 to see where)")
     assert "Traceback" not in err
@@ -98,17 +98,17 @@ def test_our_own_faults_show_no_traceback_unless_asked(run, monkeypatch, tiny_mo
 def test_a_stopped_training_keeps_its_own_exit_code(tmp_path):
     """A real signal in the real loop: it comes while the first step is under way, so that no clock decides."""
     program = (
-        "import os, signal, sys; from opentar import cli; from opentar.train.trainer import Loop; step = Loop._step\n"
+        "import os, signal, sys; from opentar import cli; from opentar.train.trainer import Trainer; step = Trainer._step\n"
         "def signalled(*given):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return step(*given)\n"
-        "Loop._step = signalled\n"
+        "Trainer._step = signalled\n"
         f"code = cli.main(['train', 'nano', '--out', {str(tmp_path / 'run')!r}, '--stage', 'autoencoder',"
         " '--recipe', 'smoke', '--quiet'])\n"
         "print('returned'); sys.exit(code)\n"
     )
     result = _python(program)
-    told = "stopped by signal 15; the same command goes on from here\n"
+    told = "stopped by signal 15; the same command resumes the run\n"
     assert (result.returncode, result.stdout, result.stderr) == (143, "returned\n", told)
     assert [path.name for path in (tmp_path / "run" / "autoencoder" / "checkpoints").iterdir()] == ["step-0000001"]
 

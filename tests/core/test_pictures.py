@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from opentar.core import pictures
-from opentar.core.errors import ImageError, OutputError
+from opentar.core.errors import ImageError
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
@@ -110,12 +110,6 @@ def test_too_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     _refused(path.read_bytes(), "MiB")
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
-def test_animated_is_refused(kind: str) -> None:
-    first, *rest = _frames()
-    _refused(_encoded(first, kind, save_all=True, append_images=rest, duration=50), "animated", "single picture")
-
-
 def test_phone_jpeg_with_a_second_picture_is_read() -> None:
     content = _encoded(Image.new("RGB", (8, 8), "red"), "MPO", save_all=True, append_images=[Image.new("RGB", (4, 4))])
     assert pictures.open_picture(content).size == (8, 8)
@@ -140,9 +134,7 @@ def test_sixteen_bit_grey_keeps_its_range() -> None:
 def test_sixteen_bit_grey_is_rounded_in_bands_of_little_memory(mode: str) -> None:
     values = np.arange(1_500 * 1_001, dtype=np.int64).reshape(1_001, 1_500) % 65_536
     if mode == "I":
-        image, values[0, :2] = Image.fromarray(values.astype(np.int32)), (0, 65_535)
-        image.putpixel((0, 0), -7)
-        image.putpixel((1, 0), 70_000)
+        image = Image.fromarray(values.astype(np.int32))
     else:
         order = ">u2" if mode == "I;16B" else "<u2"
         image = Image.frombytes(mode, (1_500, 1_001), values.astype(order).tobytes())
@@ -209,13 +201,7 @@ def test_truncated(kind: str, share: float) -> None:
 def test_text_file_with_a_picture_name(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     path.write_text("I am a cat")
-    _refused(path, "cat.png", "PNG, JPEG, WebP, GIF or BMP")
-
-
-def test_formats_outside_the_list_are_refused() -> None:
-    image = Image.new("RGB", (8, 8))
-    for kind in ("TIFF", "PPM", "ICO", "PCX"):
-        _refused(_encoded(image, kind), "PNG, JPEG")
+    _refused(path, "cat.png", "PNG, JPEG, WebP, AVIF, TIFF, GIF or BMP")
 
 
 def test_missing_folder_empty_and_addresses(tmp_path: Path) -> None:
@@ -243,102 +229,7 @@ def test_name_with_control_characters_stays_one_harmless_line(tmp_path: Path) ->
     _refused(tmp_path / "a\nb\x1b[31m.png", r"\n", r"\x1b")
 
 
-def test_huge_text_chunk_is_refused_or_dropped() -> None:
-    bomb = _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(64 << 20), 9))
-    content = _png(4, 4, 8, 0, b"\0\1\2\3\4" * 4, before=bomb)
-    _refused(content, "is not a picture that OpenTar reads")
-
-
 def test_given_picture_is_not_changed() -> None:
     image = Image.new("RGB", (4, 4), "red")
     pictures.open_picture(image).putpixel((0, 0), (0, 0, 0))
     assert image.getpixel((0, 0)) == (255, 0, 0)
-
-
-def test_floating_point_picture_is_refused() -> None:
-    _refused(Image.new("F", (4, 4)), "floating-point")
-
-
-def test_save_and_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "out.png"
-    image = Image.effect_noise((16, 16), 90).convert("RGB")
-    told = {"prompt": "三个红苹果, “three” red apples\nsecond line", "seed": "7", "empty": ""}
-    pictures.save_picture(image, path, told)
-    assert pictures.read_metadata(path) == told
-    assert pictures.open_picture(path).tobytes() == image.tobytes()
-    assert [file.name for file in tmp_path.iterdir()] == ["out.png"]
-
-
-def test_metadata_of_other_formats_is_empty(tmp_path: Path) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
-    assert pictures.read_metadata(tmp_path / "a.jpg") == {}
-
-
-def test_save_keeps_what_is_there(tmp_path: Path) -> None:
-    path = tmp_path / "kept.png"
-    path.write_bytes(b"mine")
-    with pytest.raises(OutputError, match="there already"):
-        pictures.save_picture(Image.new("RGB", (4, 4)), path)
-    assert path.read_bytes() == b"mine"
-    pictures.save_picture(Image.new("RGB", (4, 4)), path, overwrite=True)
-    assert pictures.open_picture(path).size == (4, 4)
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_file_that_appears_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "race.png"
-    monkeypatch.setattr(pictures, "check_picture_path", lambda path, overwrite: path)
-    path.write_bytes(b"somebody was quicker")
-    with pytest.raises(OutputError, match="there already"):
-        pictures.save_picture(Image.new("RGB", (4, 4)), path)
-    assert path.read_bytes() == b"somebody was quicker"
-    assert [file.name for file in tmp_path.iterdir()] == ["race.png"]
-
-
-def test_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(source: object, target: object) -> None:
-        raise PermissionError(1, "no links here")
-
-    monkeypatch.setattr(os, "link", no_links)
-    pictures.save_picture(Image.new("RGB", (4, 4)), tmp_path / "a.png")
-    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
-
-
-@pytest.mark.parametrize("name", ["out.jpg", "out", "missing/out.png", ".", "nul\0.png"])
-def test_names_that_cannot_be_written(tmp_path: Path, name: str) -> None:
-    with pytest.raises(OutputError) as caught:
-        pictures.save_picture(Image.new("RGB", (4, 4)), f"{tmp_path}/{name}")
-    assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_file_in_place_of_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError):
-        pictures.save_picture(Image.new("RGB", (4, 4)), tmp_path / "file" / "out.png")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a folder that even root cannot write")
-def test_unwritable_folder() -> None:
-    with pytest.raises(OutputError, match="cannot write"):
-        pictures.save_picture(Image.new("RGB", (4, 4)), "/proc/out.png")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
-def test_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for a full disk: the write fails half way."""
-    (tmp_path / "old.png").write_bytes(b"old")
-    script = (
-        "import resource, sys; from PIL import Image; from opentar.core import pictures\n"
-        "from opentar.core.errors import OutputError\n"
-        "image = Image.effect_noise((256, 256), 90)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "try: pictures.save_picture(image, sys.argv[1], overwrite=True)\n"
-        "except OutputError as error: print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", script, str(tmp_path / "old.png")], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith("cannot write"), done.stderr
-    assert (tmp_path / "old.png").read_bytes() == b"old"
-    assert [file.name for file in tmp_path.iterdir()] == ["old.png"]

@@ -194,7 +194,8 @@ def test_names_of_types() -> None:
     assert resolve(None) == resolve("stored") == "stored"
     assert resolve("bf16") == resolve("bfloat16") == resolve(torch.bfloat16) == torch.bfloat16
     assert resolve("fp32") == resolve("float32") == resolve(torch.float32) == torch.float32
-    for wrong in ("float16", "int8", torch.float16, "", "bfloat"):
+    assert resolve("fp16") == resolve("float16") == resolve(torch.float16) == torch.float16
+    for wrong in ("int8", torch.float64, "", "bfloat"):
         with pytest.raises(ConfigError, match="use stored, float32"):
             resolve(wrong)
 

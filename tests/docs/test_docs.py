@@ -39,7 +39,7 @@ def _prose(name: str) -> str:
 
 
 def _calls(line: str) -> list[list[str]]:
-    """The commands of a shell line: comments dropped, pipes cut."""
+    """The commands of a shell line: comments dropped, pipes cut, no redirection to a file."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
     calls: list[list[str]] = [[]]
@@ -48,7 +48,7 @@ def _calls(line: str) -> list[list[str]]:
             calls.append([])
         else:
             calls[-1].append(token)
-    return [call for call in calls if call]
+    return [call[: call.index(">")] if ">" in call else call for call in calls if call]
 
 
 def _shell_calls(name: str) -> list[list[str]]:
@@ -83,10 +83,11 @@ def test_the_parser_refuses_what_is_wrong() -> None:
     """Else the next test would pass on anything."""
     from cyclopts import CycloptsError
 
-    for wrong in (["generate"], ["generate", "a dog", "--bogus"], ["bogus"], ["train", "nano"]):
+    for wrong in (["ask"], ["generate", "a dog", "--bogus"], ["bogus"], ["train", "nano"]):
         with pytest.raises(CycloptsError):
             _parse(wrong)
     assert _calls('echo "a | b" | opentar generate -  # why') == [["echo", "a | b"], ["opentar", "generate", "-"]]
+    assert _calls("opentar generate a -o - > a.png") == [["opentar", "generate", "a", "-o", "-"]]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -195,14 +196,14 @@ def test_documents_link_one_another() -> None:
 
 
 def test_table_of_stages_agrees_with_the_code() -> None:
-    from opentar.nano.steps import STEPS
 
     told = {}
     for stage, needs, gates, _ in _rows("docs/train.md", "Stages and gates"):
         numbers = [float(number) for number in re.findall(r"` ([\d.]+)", gates)]
         told[_ticked(stage)[0]] = (tuple(_ticked(needs)), tuple(zip(_ticked(gates), numbers, strict=True)))
     real = {
-        name: (step.needs, tuple((gate.score, gate.at_least) for gate in step.gates)) for name, step in STEPS.items()
+        name: (step.needs, tuple((gate.score, gate.at_least) for gate in step.gates))
+        for name, step in recipe_of("nano").steps.items()
     }
     assert told == real
 
@@ -227,3 +228,29 @@ def test_first_picture_benchmark_prints_its_table(tiny_model: Path, tmp_path: Pa
     assert first > following > 0
     assert answer > 0
     assert peak > 0 or sys.platform == "win32"
+
+
+_ANSWERED = re.compile(r'^opentar (?:ask|describe) (\w+)\.png(?: "([^"]+)")? +# (.+)$', re.MULTILINE)
+_DRAWN = {"apples": "three red apples on a light blue background", "car": "a purple car"}
+
+
+def test_answers_in_the_documents_are_those_of_nano() -> None:
+    """Each example with an answer beside it is asked about the picture that the documents draw under that name."""
+    from opentar import Tar
+
+    tar = Tar.from_pretrained("nano")
+    pictures = {name: tar.generate(prompt, seed=0)[0] for name, prompt in _DRAWN.items()}
+    told = [found for name in NAMES for block in _blocks(name, "sh") for found in _ANSWERED.findall(block)]
+    assert len(told) >= 8
+    for name, question, answer in told:
+        said = tar.ask(pictures[name], question) if question else tar.describe(pictures[name])
+        assert said == answer, question
+    written = "".join(_blocks("README.md", "python") + _blocks("README.md", "sh"))
+    assert all(prompt in written for prompt in _DRAWN.values())
+    code = re.findall(
+        r"print\(tar\.(ask|describe)\(.*?(?:\"([^\"]+)\")?\)\)  # (.+)$", _blocks("README.md", "python")[0], re.M
+    )
+    assert len(code) == 2
+    for kind, question, answer in code:
+        said = tar.ask(pictures["apples"], question) if kind == "ask" else tar.describe(pictures["apples"])
+        assert said == answer

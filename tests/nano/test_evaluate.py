@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from opentar.core.errors import ConfigError, DataError, ModelError, OutputError
-from opentar.core.pictures import read_metadata
+from opentar.core.picture_formats import read_metadata
 from opentar.eval.measures import psnr, usage
 from opentar.eval.reading import ask_all
 from opentar.nano.benchmarks.geneval import TagCount, counterpart_share, even_prompts, geneval_scores, requests_of
 from opentar.nano.benchmarks.links import normal_answer
-from opentar.nano.evaluate import evaluate, score_drawings
+from opentar.nano.evaluate import ReportWarning, evaluate, score_drawings
 from opentar.nano.judge.judge import Judge, PartVerdict
 from opentar.nano.judge.parts import Seen
 from opentar.nano.report import flatten
@@ -77,6 +77,19 @@ def test_a_drawing_of_the_report_can_be_repeated_alone(scored: tuple[dict, Path]
 def test_a_folder_with_something_in_it_is_kept(scored: tuple[dict, Path], tar: Tar, judge: Judge) -> None:
     with pytest.raises(OutputError, match="not an empty folder"):
         evaluate(tar, limit=6, out_dir=scored[1], judge=judge)
+
+
+def test_a_report_that_cannot_be_written_costs_no_scores(tar: Tar, judge: Judge, tmp_path: Path) -> None:
+    """Something lies in the folder when the measuring is done; the scores come back all the same."""
+
+    def fill(stage: str, done: int, total: int) -> None:
+        (tmp_path / "report" / "notes.txt").write_text("mine")
+
+    with pytest.warns(ReportWarning, match="the report is not whole: .* is not an empty folder"):
+        scores = evaluate(tar, limit=6, out_dir=tmp_path / "report", judge=judge, progress=fill, links=False)
+    assert scores["geneval"].keys() == {*TAGS, "overall"}
+    assert "is not an empty folder" in scores["meta"]["report_error"]
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["notes.txt"]
 
 
 def test_limits_and_samples_are_checked(tar: Tar, judge: Judge) -> None:

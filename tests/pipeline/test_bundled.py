@@ -1,12 +1,16 @@
 """The model that ships: small enough, whole, and able to do what the README says of it."""
 
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from opentar import Tar, model_folder
+from opentar import Tar, UnknownWordsWarning, model_folder
 from opentar.core.folder import verify
 from opentar.nano.world.captions import concept_of
+from opentar.nano.world.fixed import geneval_prompts, pope_questions
+from opentar.nano.world.questions import questions
 from opentar.nano.world.render import load_book, render
 from opentar.nano.world.scenes import SceneGenerator
 
@@ -50,3 +54,37 @@ def test_what_it_draws_it_reads_again(nano):
 
 def test_words_it_never_learned_are_named(nano):
     assert nano.unknown_words("a zeppelin above a banana") == ["zeppelin"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *("THREE RED APPLES", "Three Red Apples", "three\u00a0red\tapples", "three red\u2011apples"),
+        *("\uff34hree  red apples", "please draw three red apples"),
+    ],
+)
+def test_it_hears_a_prompt_however_it_is_written(nano, odd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownWordsWarning)
+        pictures = [nano.generate(text, seed=1, scale=2, steps=1)[0] for text in (odd, "three red apples")]
+    assert np.array_equal(*pictures)
+    assert (pictures[0].info["prompt"], pictures[0].info["encoded"]) == (odd, "three red apples")
+
+
+def test_its_folder_says_how_its_texts_are_written(nano):
+    """`python -m opentar.nano.bundle src/opentar/models/nano` writes what the recipe says today."""
+    from opentar.nano.bundle import template
+
+    assert nano.parts.language.builder.template == template()
+
+
+def test_its_own_prompts_and_questions_hold_no_unknown_word(nano):
+    heard = [prompt.prompt for prompt in geneval_prompts(20)]
+    assert [text for text in heard if nano.known_words.known_part(text) != text] == []
+    describing = nano.parts.config.defaults.read.describe
+    asked = [describing, *(one.text for lang in ("en", "zh") for one in pope_questions("random", 400, lang))]
+    generator, rng = SceneGenerator("val"), np.random.default_rng(2)
+    for _ in range(200):
+        spec = generator.sample(rng)
+        asked += [qa.question for lang in ("en", "zh") for qa in questions(spec, lang, rng, describing=True)]
+    assert {text: unknown for text in [*heard, *asked] if (unknown := nano.known_words.split(text)[1])} == {}

@@ -188,6 +188,58 @@ def test_a_model_that_computes_at_its_start_cannot_be_assembled() -> None:
 
 
 def test_the_type_is_checked_before_anything_is_loaded(tiny_model: Path) -> None:
-    with pytest.raises(ConfigError, match="dtype 'float16' is unknown"):
-        ModelParts(tiny_model, dtype="float16")
+    with pytest.raises(ConfigError, match=r"dtype 'float12' is unknown.*float16, fp16"):
+        ModelParts(tiny_model, dtype="float12")
+    with pytest.raises(ConfigError, match="float16 is for cuda and mps"):
+        ModelParts(tiny_model, device="cpu", dtype="float16")
     assert ModelParts(tiny_model, device="cpu", dtype="bf16").language.model.qwen.dtype == torch.bfloat16
+
+
+def test_a_device_without_bfloat16(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored as bfloat16 runs in float16 or float32, and one warning says so; the rest is as it was."""
+    import warnings
+
+    from PIL import Image
+
+    from opentar import Tar, model_parts
+    from opentar.core.precision import DeviceFacts, DtypeWarning
+    from opentar.published.init import init_random
+
+    init_random(TINY, tmp_path / "bf16", parts=("language", "ta_tok", "detok_ar"))
+    # The CPU stands for it: it can do all that such a card can.
+    monkeypatch.setattr(model_parts, "device_facts", lambda _: DeviceFacts("cuda", False, "Tesla T4"))
+    with pytest.warns(DtypeWarning, match="Tesla T4 has no bfloat16.*ta_tok in float32, language in float16") as told:
+        tar = Tar.from_pretrained(tmp_path / "bf16", device="cpu")
+    assert len(told) == 1 and told[0].filename == __file__
+    assert repr(tar) == "<Tar 'tar-tiny-random' on cpu: ta_tok float32, language float16, detok_ar float16>"
+    assert tar.parts.language.model.qwen.lm_head.weight.dtype == torch.float16
+    assert tar.parts.detokenizer("ar").transformer.logits.weight.dtype == torch.float16
+    assert {weight.dtype for weight in tar.parts.ta_tok.parameters()} == {torch.float32}
+    assert tar.generate("a dog", scale=2)[0].size == (16, 16)
+    assert isinstance(tar.ask(Image.new("RGB", (30, 30)), "a dog?", max_new_tokens=3), str)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DtypeWarning)
+        stored = Tar.from_pretrained(tiny_model, device="cpu")
+        asked = Tar.from_pretrained(tiny_model, device="cpu", dtype="float16")
+    names = "ta_tok {0}, language {1}, detok_diffusion float32, detok_ar {1}"
+    assert repr(stored) == f"<Tar 'tiny' on cpu: {names.format('stored', 'stored')}>"
+    assert repr(asked) == f"<Tar 'tiny' on cpu: {names.format('float32', 'float16')}>"
+    assert asked.generate("a dog", scale=2, detok="ar")[0].size == (32, 32)
+
+
+def test_float16_of_another_program_runs_in_float32(tmp_path: Path) -> None:
+    import json
+
+    from safetensors.torch import save_file
+
+    from opentar.core import folder as folders
+
+    ARTransformer(TINY.ar).save(tmp_path / "part")
+    _, state = load_part(tmp_path / "part")
+    halves = {name: tensor.half() for name, tensor in state.items()}
+    save_file(halves, tmp_path / "part" / folders.WEIGHTS, metadata={"format": "pt"})
+    (tmp_path / "part" / folders.MANIFEST).unlink()
+    folders._write_manifest(tmp_path / "part")
+    assert json.loads((tmp_path / "part" / folders.CONFIG).read_text())["storage"] == "float32"
+    read = load_part(tmp_path / "part", "stored")[1]
+    assert all(torch.equal(read[name], halves[name].float()) for name in halves)

@@ -64,6 +64,34 @@ def test_more_pictures_than_a_batch_holds(tar, monkeypatch):
     assert [step for stage, step, _ in steps if stage == "picture"] == list(range(1, 7))
 
 
+def test_pictures_one_by_one_are_those_of_the_list(tar):
+    whole = tar.generate([PROMPT, "a dog"], n=2, seed=3)
+    steps = []
+    drawn = tar.generate_iter(
+        [PROMPT, "a dog"], n=2, seed=3, batch_size=3, callback_on_step_end=lambda *step: steps.append(step)
+    )
+    assert not steps
+    first = next(drawn)
+    # The batch that the first one is in, and no more.
+    assert {(stage, step) for stage, step, total in steps if step == total // 2} == {("codes", 36), ("picture", 2)}
+    assert max(step for stage, step, _ in steps if stage == "codes") == 36
+    several = [first, *drawn]
+    assert [image.info for image in several] == [image.info for image in whole]
+    assert all(_close(*pair) for pair in zip(several, whole, strict=True))
+
+
+def test_pictures_one_by_one_are_checked_in_the_call(tar):
+    with pytest.raises(PromptError, match="prompt is empty"):
+        tar.generate_iter([PROMPT, " "])
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        tar.generate_iter(PROMPT, batch_size=0)
+    with pytest.raises(ModelError):
+        tar.generate_iter(PROMPT, detok="sana")
+    with pytest.warns(UnknownWordsWarning, match="zeppelins") as caught:
+        tar.generate_iter("three red zeppelins")
+    assert caught[0].filename == __file__
+
+
 def test_settings_are_told_in_the_picture(tar):
     image = tar.generate(PROMPT, seed=2, scale=0, guidance=2.5, temperature=0.5, detok_guidance=1.5, steps=3)[0]
     expected = {
@@ -135,6 +163,35 @@ def test_unknown_words_warn_once_per_prompt(tar):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tar.generate(PROMPT, scale=2)
+
+
+def test_known_words_survive_an_unknown_one(tar):
+    with pytest.warns(UnknownWordsWarning, match="'zeppelins'; left out of the picture"):
+        (odd,) = tar.generate("three red apples and a zeppelins", seed=4)
+    (plain,) = tar.generate("three red apples", seed=4)
+    assert np.array_equal(odd, plain)
+    assert (odd.info["prompt"], odd.info["encoded"]) == ("three red apples and a zeppelins", "three red apples")
+    assert "encoded" not in plain.info
+    with pytest.warns(UnknownWordsWarning, match="no word of this text is known to it.; the picture may be wrong"):
+        (lost,) = tar.generate("zeppelins")
+    assert "encoded" not in lost.info
+
+
+def test_asking_warns_of_unknown_words_too(tar, picture):
+    with pytest.warns(UnknownWordsWarning, match="'zeppelin'; the answer may be wrong") as caught:
+        tar.ask(picture, "a red zeppelin")
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tar.ask(picture, "three red apples")
+        tar.describe(picture)
+
+
+def test_the_warning_can_be_had_from_the_top():
+    import opentar
+
+    assert opentar.UnknownWordsWarning is UnknownWordsWarning
+    assert "UnknownWordsWarning" in dir(opentar)
 
 
 def test_a_bad_last_prompt_is_told_before_the_first_is_drawn(tar):

@@ -20,6 +20,7 @@ from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.language.prompt import PUBLISHED_TEMPLATE, ChatTemplate, PromptBuilder, Turn
 from opentar.language.published import read_llm
 from opentar.language.tokenizer import train_bpe
+from opentar.model_folder import find_model
 from opentar.published.export import export_qwen2
 
 GRID = 12
@@ -49,6 +50,15 @@ def exported(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("export") / "qwen2"
     export_qwen2(tiny_model, folder)
     return folder
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_the_card_tells_of_the_one_spelling(tmp_path: Path, tiny_model: Path, folds: bool) -> None:
+    source = "nano" if folds else tiny_model
+    export_qwen2(find_model(source), tmp_path / "qwen2")
+    card = (tmp_path / "qwen2" / "README.md").read_text(encoding="utf-8")
+    assert ("one spelling" in card) == folds
+    assert "\n- Reading: " in card
 
 
 def again(folder: Path, language: Language) -> Language:

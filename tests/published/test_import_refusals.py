@@ -270,7 +270,13 @@ def test_a_language_model_of_another_codebook(refused, own: Own) -> None:
         ),
         ("transformer/config.json", {"num_layers": 3}, "lacks the tensor transformer_blocks.2."),
         ("transformer/config.json", {"num_layers": 1}, "has the unknown tensor 'transformer_blocks.1."),
-        ("transformer/config.json", {"num_layers": "two"}, "describes no SanaTransformer2DModel"),
+        (
+            "transformer/config.json",
+            {"num_layers": "two"},
+            "num_layers is 'two'; expected a whole number from 1 to 1000",
+        ),
+        ("transformer/config.json", {"num_layers": 900}, "does not fit its weights"),
+        ("transformer/config.json", {"attention_head_dim": "two"}, "describes no SanaTransformer2DModel"),
         (
             "scheduler/scheduler_config.json",
             {"surprise": 1},

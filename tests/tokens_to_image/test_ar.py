@@ -90,7 +90,12 @@ def test_every_sampling_setting_changes_the_codes(setting: dict[str, float]) -> 
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [({"codes": 15}, "codes 15"), ({"heads": 3}, "heads 3"), ({"prefix": 0}, "prefix 0"), ({"top_p": 2.0}, "top_p is")],
+    [
+        ({"codes": 15}, "codes 15"),
+        ({"heads": 3}, "heads 3"),
+        ({"prefix": 0}, "prefix is 0"),
+        ({"top_p": 2.0}, "top_p is"),
+    ],
 )
 def test_configs_that_cannot_be_are_named(wrong: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):

@@ -89,7 +89,7 @@ def test_too_few_latents_are_refused() -> None:
 def test_configs_that_cannot_be_are_named() -> None:
     with pytest.raises(ConfigError, match="multiples of groups 32"):
         VQGANConfig(channels=(30,))
-    with pytest.raises(ConfigError, match="codebook_size 0"):
+    with pytest.raises(ConfigError, match="codebook_size is 0"):
         LatentVQConfig(codebook_size=0)
 
 

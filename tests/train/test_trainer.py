@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from opentar.core.errors import ConfigError, DataError, WeightsError
+from opentar.core.errors import ConfigError, DataError, OutputError, WeightsError
 from opentar.core.folder import load_part
 from opentar.data.pictures import PictureBatch, PictureData
 from opentar.tokens_to_image.autoencoder import AutoencoderConfig
+from opentar.train.files import write_json
 from opentar.train.optimizers import make_optimizers, rate_at
 from opentar.train.recipe import Gate
 from opentar.train.stage import LoopSettings, Stage
@@ -174,6 +176,67 @@ def test_damage_everywhere_is_said_not_started_over(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step-0000002" / "model.safetensors").write_bytes(b"")
     with pytest.raises(WeightsError, match="none of the 1 checkpoints"):
         Trainer(stage_of(SETTINGS), tmp_path, hardware=Hardware(workers=0), quiet=True).run()
+
+
+@pytest.fixture
+def file_limit() -> Iterator[Callable[[int], None]]:
+    """Set the size that no file may grow past in this process: the kernel then refuses writes as on a full disk."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size < 0 else size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class Limits(AutoencoderStage):
+    """The real stage; before each step the limit on files becomes what `at` says for it."""
+
+    def __init__(self, settings: AutoencoderSettings, at: dict[int, int], limit: Callable[[int], None]) -> None:
+        super().__init__(settings, DATA, BLOCKS)
+        self.at, self.limit = at, limit
+
+    def before_step(self, module: torch.nn.Module, step: int) -> None:
+        if step in self.at:
+            self.limit(self.at[step])
+
+
+def test_samples_and_log_rows_that_the_disk_refuses_do_not_end_a_training(
+    tmp_path: Path,
+    whole: dict[str, torch.Tensor],
+    file_limit: Callable[[int], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = replace(SETTINGS, loop=replace(SETTINGS.loop, sample_every=3))
+    Trainer(Limits(settings, {2: 100, 3: -1}, file_limit), tmp_path, hardware=Hardware(workers=0)).run()
+    said = capsys.readouterr().err
+    assert "samples of step 3 cannot be written (File too large); training goes on" in said
+    assert "the row of step 2 cannot be logged (File too large); training goes on" in said
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step-0000006.png"]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 3, 4, 5, 6]
+    assert all(torch.equal(value, whole[key]) for key, value in weights(tmp_path).items())
+
+
+def test_a_checkpoint_that_the_disk_refuses_ends_the_run_and_leaves_the_others_whole(
+    tmp_path: Path, whole: dict[str, torch.Tensor], file_limit: Callable[[int], None]
+) -> None:
+    with pytest.raises(OutputError, match="File too large"):
+        Trainer(Limits(SETTINGS, {5: 5000}, file_limit), tmp_path, hardware=Hardware(workers=0), quiet=True).run()
+    file_limit(-1)
+    found = sorted((tmp_path / "checkpoints").iterdir())
+    assert [path.name for path in found] == ["step-0000002", "step-0000004"]
+    assert all(load_part(path)[0]["step"] in (2, 4) for path in found)
+    Trainer(stage_of(SETTINGS), tmp_path, hardware=Hardware(workers=0), quiet=True).run()
+    assert all(torch.equal(value, whole[key]) for key, value in weights(tmp_path).items())
+
+
+def test_scores_that_the_disk_refuses_leave_the_old_ones(tmp_path: Path, file_limit: Callable[[int], None]) -> None:
+    write_json(tmp_path / "scores.json", {"psnr": 20})
+    file_limit(100)
+    with pytest.raises(OutputError, match="File too large"):
+        write_json(tmp_path / "scores.json", list(range(100)))
+    file_limit(-1)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+    assert json.loads((tmp_path / "scores.json").read_text()) == {"psnr": 20}
 
 
 def test_other_settings_do_not_resume(tmp_path: Path) -> None:

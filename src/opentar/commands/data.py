@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from opentar.commands import options
-from opentar.commands.files import picture_paths
+from opentar.commands.options import HYPHEN
 from opentar.commands.output import Output
+from opentar.commands.saving import picture_places, save, stdout_place
 from opentar.core.errors import ConfigError
 
 _MOST = 1000
@@ -23,7 +24,7 @@ def sheet(
     seed: Annotated[int, Parameter(help="Seed of the scenes.")] = 0,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
-) -> None:
+) -> int:
     """Draw a contact sheet of scenes of the nano world with their captions.
 
     Without --out the sheet is opentar-sheet.png, or the next free opentar-sheet-2.png, ...
@@ -34,11 +35,13 @@ def sheet(
             raise ConfigError(f"{name} is {value}; it must be 1 to {_MOST}")
     if seed < 0:
         raise ConfigError(f"seed is {seed}; it must be 0 or more")
-    path = picture_paths(out, 1, "opentar-sheet", overwrite)[0]
+    if out == HYPHEN:
+        place = stdout_place(output)[0]
+    else:
+        place = picture_places(out, 1, "opentar-sheet", overwrite=overwrite)[0]
     with output.working():
         import numpy as np
 
-        from opentar.core.pictures import save_picture
         from opentar.eval.sheet import contact_sheet
         from opentar.nano.world.captions import caption
         from opentar.nano.world.render import load_book, render
@@ -50,6 +53,10 @@ def sheet(
         # English, because Pillow's own font has no Chinese.
         captions = [caption(scene, "en", rng) for scene in scenes]
         image = contact_sheet([render(scene, generator.book) for scene in scenes], captions, columns)
-    save_picture(image, path, {"split": split, "styles": styles, "seed": str(seed)}, overwrite=overwrite)
-    output.line(str(path))
-    output.result({"path": str(path), "width": image.width, "height": image.height, "captions": captions})
+    image.info.update(split=split, styles=styles, seed=str(seed))
+    told = save(output, image, place)
+    if "path" in told:
+        output.line(told["path"])
+    del told["settings"]
+    output.result(told | {"captions": captions})
+    return output.code

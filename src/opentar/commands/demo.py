@@ -3,10 +3,10 @@
 import time
 
 from opentar.commands import options
-from opentar.commands.draw import save
-from opentar.commands.files import picture_paths
+from opentar.commands.draw import tell
 from opentar.commands.model import load
 from opentar.commands.output import Output
+from opentar.commands.saving import picture_places, save
 
 PROMPT = "three red apples on a light blue background"
 QUESTIONS = ("How many apples are there?", "Is there a dog in the picture?")
@@ -19,24 +19,26 @@ def demo(
     seed: options.Seed = 0,
     detok: options.Detok = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
-) -> None:
+) -> int:
     """Draw "three red apples on a light blue background", then describe that picture and answer questions about it.
 
     The picture is opentar-demo.png in the current folder, or the next free opentar-demo-2.png, ...
     """
     output = Output(json)
-    path = picture_paths(out, 1, "opentar-demo", overwrite)[0]
+    place = picture_places(out, 1, "opentar-demo", overwrite=overwrite)[0]
     output.line(f'Drawing "{PROMPT}" ...')
     with output.working():
         started = time.perf_counter()
-        tar = load(model, device)
+        tar = load(model, device, dtype)
         loaded = time.perf_counter()
         with output.progress() as callback:
             image = tar.generate(PROMPT, seed=seed, detok=detok, callback_on_step_end=callback)[0]
         drawn = time.perf_counter()
-    picture = save(output, image, path, overwrite)
+    picture = save(output, image, place)
+    tell(output, image, picture)
     with output.working():
         reading = time.perf_counter()
         description = tar.describe(image)
@@ -66,3 +68,4 @@ def demo(
             "seconds": {name: round(value, 3) for name, value in times.items()},
         }
     )
+    return output.code

@@ -1,18 +1,29 @@
 """`opentar generate` and `opentar reconstruct`: commands whose result is a picture."""
 
+import contextlib
+import itertools
+import signal
+import threading
 import time
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from opentar.commands import options
-from opentar.commands.files import open_source, picture_paths, picture_source, text_argument
+from opentar.commands.files import open_source, picture_source, prompts_argument, text_argument
 from opentar.commands.model import load
+from opentar.commands.options import HYPHEN
 from opentar.commands.output import Output
+from opentar.commands.saving import Place, picture_places, save, stdout_place
+from opentar.core.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_BATCH = 16
+"""Pictures drawn side by side, and saved together when they are done."""
+_MOST_PICTURES = 100_000
 
 Guidance = Annotated[float | None, Parameter(help="How strictly the codes follow the prompt; 1 is no guidance.")]
 DetokGuidance = Annotated[float | None, Parameter(help="How strictly the de-tokenizer follows the codes.")]
@@ -21,24 +32,28 @@ Temperature = Annotated[float | None, Parameter(help="0 spells the likeliest cod
 
 
 def generate(
-    prompt: Annotated[str, Parameter(help="What to draw, in English or Chinese; - reads it from stdin.")],
+    prompt: Annotated[str | None, Parameter(help="What to draw, in English or Chinese; - reads it from stdin.")] = None,
     /,
     *,
+    prompts: Annotated[
+        str | None, Parameter(help="File with one prompt a line, in place of PROMPT; - reads it from stdin.")
+    ] = None,
     out: options.Out = None,
     model: options.Model = "nano",
     detok: options.Detok = None,
     scale: options.Scale = None,
     seed: options.Seed = 0,
-    n: Annotated[int, Parameter(name=["-n", "--count"], help="Pictures to draw: out-0.png, out-1.png, ...")] = 1,
+    n: Annotated[int, Parameter(name=["-n", "--count"], help="Pictures of each prompt: out-0.png, out-1.png, ...")] = 1,
     guidance: Guidance = None,
     temperature: Temperature = None,
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
-) -> None:
-    """Draw a prompt: words become a picture.
+) -> int:
+    """Draw a prompt: words become a picture. Pictures are saved as they are drawn.
 
     Without --out the picture is opentar.png, or the next free opentar-2.png, opentar-3.png, ...
     """
@@ -47,14 +62,18 @@ def generate(
     output = Output(json)
     # Before their names are made: millions of them take minutes.
     check_range("n", n, 1, MAX_PICTURES, whole=True)
-    prompt = text_argument(prompt, "prompt")
-    paths = picture_paths(out, n, "opentar", overwrite)
+    texts = _texts(prompt, prompts, n)
+    if out == HYPHEN:
+        places = stdout_place(output, len(texts) * n)
+    else:
+        places = picture_places(out, len(texts) * n, "opentar", overwrite=overwrite, several=prompts is not None)
     with output.working():
         started = time.perf_counter()
-        tar = load(model, device)
-        with output.progress() as callback:
-            images = tar.generate(
-                prompt,
+        tar = load(model, device, dtype)
+    with output.progress() as callback:
+        with output.working():
+            pictures = tar.generate_iter(
+                texts,
                 n=n,
                 detok=detok,
                 scale=scale,
@@ -63,11 +82,76 @@ def generate(
                 temperature=temperature,
                 detok_guidance=detok_guidance,
                 steps=steps,
+                batch_size=_BATCH,
                 callback_on_step_end=callback,
             )
-        seconds = time.perf_counter() - started
-    written = [save(output, image, path, overwrite) for image, path in zip(images, paths, strict=True)]
-    output.result({"pictures": written, "seconds": round(seconds, 3)})
+        written = _save_all(output, pictures, places)
+    output.result({"pictures": written, "seconds": round(time.perf_counter() - started, 3)})
+    return output.code
+
+
+def _texts(prompt: str | None, prompts: str | None, n: int) -> list[str]:
+    """The prompts of a call, from the argument or the file. Raises PromptError or ConfigError."""
+    if (prompt is None) == (prompts is None):
+        given = "neither is given" if prompt is None else "both are given"
+        raise PromptError(
+            f'generate takes a PROMPT or --prompts FILE, and {given}; write: opentar generate "a red apple"'
+        )
+    texts = [text_argument(prompt, "prompt")] if prompt is not None else prompts_argument(str(prompts))
+    count = len(texts) * n
+    if count > _MOST_PICTURES:
+        raise ConfigError(
+            f"{len(texts)} prompts and n {n} make {count} pictures; draw at most {_MOST_PICTURES} at once"
+        )
+    return texts
+
+
+def _save_all(output: Output, pictures: "Iterator[Image]", places: Sequence[Place]) -> list[dict[str, Any]]:
+    """Save each batch when it is drawn; returns what JSON says about the pictures, nothing without JSON."""
+    written: list[dict[str, Any]] = []
+    saved = 0
+    try:
+        while saved < len(places):
+            with output.working():
+                batch = list(itertools.islice(pictures, _BATCH))
+            assert batch, "one picture for each place"
+            told = []
+            with _interrupts_wait():
+                for image in batch:
+                    told.append(save(output, image, places[saved]))
+                    saved += 1
+            for image, one in zip(batch, told, strict=True):
+                tell(output, image, one)
+            written += told if output.json else []
+    except BaseException:
+        if len(places) > 1:
+            output.note(f"{saved} of {len(places)} pictures are saved")
+        raise
+    return written
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C takes effect at the end: a batch takes long to draw and a second to save."""
+    # Another thread may not, and a process that ignores the signal goes on ignoring it.
+    if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGINT)):
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            raise KeyboardInterrupt
+
+
+def tell(output: Output, image: "Image", told: Mapping[str, Any]) -> None:
+    """Show a saved picture and print its path, unless it went to stdout itself."""
+    if "path" in told:
+        output.picture(image)
+        output.line(told["path"])
 
 
 def reconstruct(
@@ -78,24 +162,29 @@ def reconstruct(
     model: options.Model = "nano",
     detok: options.Detok = None,
     scale: options.Scale = None,
+    frame: options.Frame = None,
     fit: options.Fit = None,
     seed: options.Seed = 0,
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
-) -> None:
+) -> int:
     """Spell a picture in codes and paint it again from them: what the codes keep and what they lose.
 
     Without --out the picture is reconstruction.png, or the next free reconstruction-2.png, ...
     """
     output = Output(json)
-    paths = picture_paths(out, 1, "reconstruction", overwrite)
+    if out == HYPHEN:
+        place = stdout_place(output)[0]
+    else:
+        place = picture_places(out, 1, "reconstruction", overwrite=overwrite)[0]
     with output.working():
         started = time.perf_counter()
-        picture = open_source(picture_source(image))
-        tar = load(model, device)
+        picture = open_source(picture_source(image), frame)
+        tar = load(model, device, dtype)
         with output.progress() as callback:
             result = tar.reconstruct(
                 picture,
@@ -108,16 +197,7 @@ def reconstruct(
                 callback_on_step_end=callback,
             )
         seconds = time.perf_counter() - started
-    written = save(output, result, paths[0], overwrite)
+    written = save(output, result, place)
+    tell(output, result, written)
     output.result({"source": image, "picture": written, "seconds": round(seconds, 3)})
-
-
-def save(output: Output, image: "Image", path: Path, overwrite: bool = False) -> dict[str, Any]:
-    """Write a picture of the pipeline with its settings, show it, and return what JSON says about it."""
-    from opentar.core.pictures import save_picture
-
-    settings = {str(key): str(value) for key, value in image.info.items()}
-    save_picture(image, path, settings, overwrite=overwrite)
-    output.picture(image)
-    output.line(str(path))
-    return {"path": str(path), "width": image.width, "height": image.height, "settings": settings}
+    return output.code

@@ -1,8 +1,8 @@
-"""What comes from files and stdin and where results go, refused before minutes are spent when it cannot be."""
+"""What comes from files and stdin, refused before minutes are spent when it cannot be."""
 
+import codecs
+import contextlib
 import sys
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,45 +13,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MAX_STDIN_BYTES = 1_000_000
-
-
-def picture_paths(out: str | None, count: int, stem: str, overwrite: bool) -> list[Path]:
-    """Where `count` pictures go: `out` for one, out-0.png, out-1.png, ... for several.
-
-    Without `out` the names start with `stem`, in the current folder, numbered past what is there already.
-
-    Raises:
-        OutputError: a name exists (without `overwrite`), is a folder, is no PNG, or cannot be written.
-    """
-    if out == HYPHEN:
-        raise OutputError("'-' is no picture file, and pictures do not go to stdout; name a file like 'picture.png'")
-    if out is None:
-        attempt = 1
-        while True:
-            base = Path(f"{stem}.png" if attempt == 1 else f"{stem}-{attempt}.png")
-            paths = _numbered(base, count)
-            if not any(path.exists() for path in paths):
-                return check_writable(paths, overwrite)
-            attempt += 1
-    return check_writable(_numbered(Path(out).expanduser(), count), overwrite)
-
-
-def check_writable(paths: Sequence[Path], overwrite: bool) -> list[Path]:
-    """Refuse what cannot become a picture file; returns `paths`. Raises OutputError as `picture_paths` does."""
-    from opentar.core.pictures import check_picture_path
-
-    for path in paths:
-        check_picture_path(path, overwrite)
-    for parent in {path.parent for path in paths}:
-        try:
-            # Asking for permissions is not enough: a full disk or root's view of a read-only place say yes.
-            with tempfile.TemporaryFile(dir=parent) as probe:
-                probe.write(b"x")
-        except OSError as error:
-            raise OutputError(
-                f"cannot write into {shown(parent)}: {error.strerror}; choose a folder that you may write to"
-            ) from error
-    return list(paths)
+_MAX_PROMPTS = 10_000
+_MAX_PROMPTS_BYTES = 16 << 20
 
 
 def text_argument(text: str, what: str) -> str:
@@ -76,6 +39,44 @@ def text_argument(text: str, what: str) -> str:
         raise PromptError(f"the {what} on stdin is not UTF-8 text; send UTF-8") from error
 
 
+def prompts_argument(source: str) -> list[str]:
+    """The prompts of a text file, or of stdin for `-`: one a line; blank lines and lines that begin with # are skipped.
+
+    Raises:
+        PromptError: the file cannot be read, is not UTF-8, holds no prompt or more than 10,000; or a line holds no
+            word: the error names its number.
+    """
+    from opentar.asking import prompts
+
+    name = "stdin" if source == HYPHEN else shown(source)
+    try:
+        if source != HYPHEN and not Path(source).is_file():
+            raise PromptError(f"{name} is not a file of prompts; give a text file with one prompt a line, or -")
+        with contextlib.nullcontext(sys.stdin.buffer) if source == HYPHEN else open(source, "rb") as file:
+            raw = file.read(_MAX_PROMPTS_BYTES + 1)
+    except OSError as error:
+        raise PromptError(f"{name} cannot be read ({error.strerror}); check the name and its permissions") from error
+    except ValueError as error:
+        raise PromptError(f"{name} is not a file name; give a text file with one prompt a line") from error
+    if len(raw) > _MAX_PROMPTS_BYTES:
+        raise PromptError(f"the prompts in {name} are longer than {_MAX_PROMPTS_BYTES >> 20} MiB; split the file")
+    found = []
+    for number, line in enumerate(raw.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+        try:
+            text = line.decode("utf-8").strip()
+            if text and not text.startswith("#"):
+                found += prompts(text)
+        except UnicodeDecodeError as error:
+            raise PromptError(f"line {number} of {name} is not UTF-8 text; save the file as UTF-8") from error
+        except PromptError as error:
+            raise PromptError(f"line {number} of {name}: {error}") from error
+        if len(found) > _MAX_PROMPTS:
+            raise PromptError(f"{name} holds more than {_MAX_PROMPTS} prompts; split the file")
+    if not found:
+        raise PromptError(f"{name} holds no prompt; write one a line")
+    return found
+
+
 def picture_source(name: str) -> str | bytes:
     """The name of a picture as given, or all bytes of stdin for `-`.
 
@@ -92,11 +93,11 @@ def picture_source(name: str) -> str | bytes:
     return raw
 
 
-def open_source(source: str | bytes) -> "Image":
-    """The picture that `picture_source` names or holds. Raises ImageError as `open_picture` does."""
+def open_source(source: str | bytes, frame: int | None = None) -> "Image":
+    """The picture that `picture_source` names or holds; `frame` and errors are those of `open_picture`."""
     from opentar.core.pictures import open_picture
 
-    return open_picture(source, "the picture on stdin")
+    return open_picture(source, "the picture on stdin", frame)
 
 
 def check_one_stdin(*arguments: str) -> None:
@@ -118,9 +119,3 @@ def folder_argument(out: Path) -> Path:
     if file is not None:
         raise OutputError(f"{shown(file)} is a file; give a folder")
     return out
-
-
-def _numbered(base: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [base]
-    return [base.with_name(f"{base.stem}-{index}{base.suffix}") for index in range(count)]

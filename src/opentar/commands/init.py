@@ -8,8 +8,9 @@ from cyclopts import Parameter
 from opentar.commands import options
 from opentar.commands.files import folder_argument
 from opentar.commands.output import Output
-from opentar.core.disk import human_bytes
+from opentar.core.disk import free_bytes, human_bytes
 from opentar.core.errors import ConfigError
+from opentar.core.memory import available_bytes
 
 
 def init(
@@ -24,6 +25,7 @@ def init(
         Parameter(consume_multiple=True, help="Only these: language ta_tok detok_ar detok_diffusion."),
     ] = None,
     seed: Annotated[int, Parameter(help="Seed of the numbers.")] = 0,
+    dry_run: Annotated[bool, Parameter(help="Say the sizes and what disk and memory it takes, write nothing.")] = False,
     json: options.Json = False,
 ) -> None:
     """Make a model of a published size with random weights. It says nonsense, but needs the memory of a real one."""
@@ -36,10 +38,20 @@ def init(
         from opentar.published.init import PARTS, init_random
         from opentar.published.sizes import size_of
 
-        report = init_random(size_of(size), out, dtype=dtype, seed=seed, parts=chosen or PARTS, progress=progress)
+        report = init_random(
+            size_of(size), out, dtype=dtype, seed=seed, parts=chosen or PARTS, dry_run=dry_run, progress=progress
+        )
     for part, numbers in report.numbers.items():
         output.line(f"part     {part}: {numbers:,} random numbers")
     output.line(f"text     the tokenizer is that {report.tokenizer}")
-    output.line(f"written  {report.folder}: {report.name}, {human_bytes(report.bytes)} as {report.storage}")
+    output.line(f"needs    {_needs(report.disk_bytes, free_bytes(out), 'on the disk')}")
+    output.line(f"         {_needs(report.memory_bytes, available_bytes(), 'of memory while it is made')}")
+    verb = "written" if report.written else "would be written"
+    output.line(f"{verb:8} {report.folder}: {report.name}, {human_bytes(report.bytes)} as {report.storage}")
     values = {"folder": str(report.folder), "name": report.name, "numbers": report.numbers, "bytes": report.bytes}
+    values |= {"disk_bytes": report.disk_bytes, "memory_bytes": report.memory_bytes, "written": report.written}
     output.result(values | {"storage": report.storage, "tokenizer": report.tokenizer})
+
+
+def _needs(needed: int, there: int | None, what: str) -> str:
+    return f"{human_bytes(needed)} {what}" + (f", {human_bytes(there)} are free" if there is not None else "")

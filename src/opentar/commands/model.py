@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from opentar.pipeline import Tar
 
 
-def load(name: str, device: str | None) -> "Tar":
+def load(name: str, device: str | None, dtype: str | None = None) -> "Tar":
     """The model called `name`. Raises ModelError, WeightsError or ConfigError as `Tar.from_pretrained` does."""
     from opentar.model_folder import find_model, read_config
 
@@ -14,4 +14,4 @@ def load(name: str, device: str | None) -> "Tar":
     # Importing torch and the parts takes seconds on a small machine.
     from opentar.pipeline import Tar
 
-    return Tar.from_pretrained(name, device=device)
+    return Tar.from_pretrained(name, device=device, dtype=dtype)

@@ -11,10 +11,13 @@ HYPHEN = "-"
 
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON object on stdout and nothing else there.")]
 Model = Annotated[str, Parameter(name=["--model", "-m"], help="A bundled model's name or a model folder.")]
-Out = Annotated[str | None, Parameter(name=["--out", "-o"], help="Picture to write (PNG).")]
+Out = Annotated[str | None, Parameter(name=["--out", "-o"], help="Picture to write: .png, .jpg, .webp or .avif.")]
 Overwrite = Annotated[bool, Parameter(help="Replace output files that exist.")]
 Scale = Annotated[
     int | None, Parameter(help="Grid of codes: 0 is the finest, 2 the coarsest. Default: the model's own choice.")
+]
+Frame = Annotated[
+    int | None, Parameter(help="Frame of an animation or page of a file to read, from 0. Default: the first.")
 ]
 Fit = Annotated[
     Literal["squash", "letterbox"] | None,
@@ -26,3 +29,9 @@ Detok = Annotated[
 ]
 Seed = Annotated[int, Parameter(help="Seed of the first picture; the next ones count up from it.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, mps; default: the best there is.")]
+Dtype = Annotated[
+    str | None,
+    Parameter(
+        help="float32, bfloat16, or float16 on cuda and mps; default: as the model is stored, if the device can."
+    ),
+]

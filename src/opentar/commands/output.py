@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 import warnings
@@ -9,8 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from opentar.core.errors import UnsavedError, printable
+
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from rich.progress import Progress
 
 StepCallback = Callable[[str, int, int], None]
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
@@ -18,6 +22,9 @@ _PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 class Output:
     """The printing side of one command.
+
+    Where stdout refuses a result (a full disk), results go to stderr instead and `result` ends the command with an
+    error: what took long to make is shown in any case.
 
     Args:
         json: True sends exactly one JSON object to stdout and everything else to stderr.
@@ -27,29 +34,87 @@ class Output:
         self.json = json
         self.stdout = sys.stdout
         self.stderr = sys.stderr
+        self.code = 0
+        """What the command returns when it ends: 1 where a result is not where it was asked to go."""
+        self._refused = ""
+        self._bars: Progress | None = None
 
     def line(self, text: str = "") -> None:
         """Print a line of the result for people; silent with JSON."""
         if not self.json:
-            print(text, file=self.stdout, flush=True)
+            self._print(printable(text))
 
     def note(self, text: str) -> None:
-        """Print a remark that is not the result, on stderr."""
-        print(text, file=self.stderr, flush=True)
+        """Print a remark that is not the result, on stderr. One that cannot be printed stops no work."""
+        with self._without_bars(), contextlib.suppress(OSError):
+            print(printable(text), file=self.stderr, flush=True)
+
+    def write(self, content: bytes) -> str:
+        """Write the bytes of a result to stdout as they are; returns why that failed, or an empty string."""
+        try:
+            self.stdout.buffer.write(content)
+            self.stdout.buffer.flush()
+        except OSError as error:
+            self._leave_stdout(error)
+        return self._refused
 
     def picture(self, image: "Image") -> None:
         """Show `image` when stdout is a terminal that can; silent with JSON."""
         if not self.json:
             from opentar.terminal import show
 
-            show(image, self.stdout)
+            with self._without_bars():
+                try:
+                    show(image, self.stdout)
+                except BrokenPipeError:
+                    raise
+                except OSError as error:
+                    self._leave_stdout(error)
 
     def result(self, values: dict[str, Any]) -> None:
-        """Print `values` as the one JSON object; silent without JSON."""
+        """Print `values` as the one JSON object; silent without JSON. The last call of a command.
+
+        Raises:
+            UnsavedError: results went to stderr because stdout refused them.
+        """
         if self.json:
             # Readable Chinese where the stream can carry it, escapes on a console of another encoding.
             readable = (self.stdout.encoding or "").lower().replace("-", "") == "utf8"
-            print(json.dumps(values, ensure_ascii=not readable, default=str), file=self.stdout, flush=True)
+            self._print(json.dumps(values, ensure_ascii=not readable, default=str))
+        if self._refused:
+            raise UnsavedError(f"stdout cannot be written ({self._refused}); what it refused stands above, on stderr")
+
+    def _print(self, text: str) -> None:
+        if self._refused:
+            return self.note(text)
+        with self._without_bars():
+            try:
+                print(text, file=self.stdout, flush=True)
+            except BrokenPipeError:
+                # Nobody reads any more; that is no fault.
+                raise
+            except OSError as error:
+                self._leave_stdout(error)
+                self.note(text)
+
+    def _leave_stdout(self, error: OSError) -> None:
+        self._refused = error.strerror or "it failed"
+        # What its buffer may still hold, or anybody prints there later, goes nowhere instead of failing again.
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self.stdout.fileno())
+
+    @contextlib.contextmanager
+    def _without_bars(self) -> Iterator[None]:
+        """Take the progress bars off the terminal while a line is printed to it."""
+        bars = self._bars
+        if bars is None:
+            yield
+            return
+        bars.stop()
+        try:
+            yield
+        finally:
+            bars.start()
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
@@ -76,8 +141,12 @@ class Output:
     def progress(self) -> Iterator[StepCallback]:
         """Yield a callback (stage, step, total): a bar on a terminal, one line a stage elsewhere."""
         if self.stderr.isatty():
-            with _bar() as callback:
-                yield callback
+            with _bars() as (bars, callback):
+                self._bars = bars
+                try:
+                    yield callback
+                finally:
+                    self._bars = None
         else:
             yield self._plain_progress()
 
@@ -93,7 +162,7 @@ class Output:
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[StepCallback]:
+def _bars() -> "Iterator[tuple[Progress, StepCallback]]":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -106,4 +175,4 @@ def _bar() -> Iterator[StepCallback]:
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=step, total=total)
 
-        yield callback
+        yield bars, callback

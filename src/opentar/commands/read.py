@@ -1,15 +1,21 @@
 """`opentar ask`, `describe` and `tokens`: commands that read pictures."""
 
+import os
 import time
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from opentar.commands import options
 from opentar.commands.files import check_one_stdin, open_source, picture_source, text_argument
 from opentar.commands.model import load
+from opentar.commands.options import HYPHEN
 from opentar.commands.output import Output
-from opentar.core.errors import ImageError
+from opentar.core import environment
+from opentar.core.errors import ImageError, PromptError, printable, shown
+from opentar.known_words import has_words
 
 Picture = Annotated[str, Parameter(help="Picture to read: PNG, JPEG, WebP, ...; - reads it from stdin.")]
 Also = Annotated[list[str] | None, Parameter(name="--also", help="One more picture, shown after it; repeatable.")]
@@ -21,38 +27,90 @@ Scales = Annotated[
 
 def ask(
     image: Picture,
-    question: Annotated[str, Parameter(help="Question in English or Chinese; - reads it from stdin.")],
     /,
-    *,
+    *more: Annotated[
+        str, Parameter(help="Further pictures, each asked about alone, and last the question; - reads it from stdin.")
+    ],
+    questions: Annotated[
+        str | None, Parameter(help="Text file with a question a line, in place of the question; - is stdin.")
+    ] = None,
     also: Also = None,
     scale: Scales = None,
+    frame: options.Frame = None,
     fit: options.Fit = None,
     model: options.Model = "nano",
     device: options.Device = None,
+    dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
-    """Answer a question about a picture, or about several."""
+    """Answer a question about a picture, or many questions about several, in one start."""
     output = Output(json)
-    images = [image, *(also or [])]
-    check_one_stdin(*images, question)
-    question = text_argument(question, "question")
+    if questions is None and not more:
+        raise PromptError("no question was given; write it after the picture, or give --questions FILE")
+    names = [image, *more] if questions is not None else [image, *more[:-1]]
+    given = more[-1] if questions is None else questions
+    _check_quotes(more if questions is None else ())
+    check_one_stdin(*names, *(also or []), given)
+    asked = [text_argument(given, "question")] if questions is None else _question_lines(given)
+    single = len(names) == len(asked) == 1
+    results: list[dict[str, Any]] = []
     with output.working():
-        pictures = [open_source(picture_source(one)) for one in images]
-        tar = load(model, device)
-        started = time.perf_counter()
-        answer = tar.ask(pictures, question, scale=scale[0] if scale and len(scale) == 1 else scale, fit=fit)
-        seconds = time.perf_counter() - started
-    output.line(answer)
-    told = {"image": image, "question": question, "answer": answer, "seconds": round(seconds, 3)}
-    output.result(told | ({"also": also} if also else {}))
+        # All pictures are opened first and none of the asked ones is kept: as in describe.
+        sources = [picture_source(name) for name in names]
+        shown_too = [open_source(picture_source(name), frame) for name in also or []]
+        for source in sources:
+            open_source(source, frame)
+        tar = load(model, device, dtype)
+    one_scale = scale[0] if scale and len(scale) == 1 else scale
+    for name, source in zip(names, sources, strict=True):
+        with output.working():
+            started = time.perf_counter()
+            pictures = [open_source(source, frame or 0), *shown_too]
+            answers = tar.ask([pictures] * len(asked), asked, scale=[one_scale] * len(asked), fit=fit)
+            seconds = round(time.perf_counter() - started, 3)
+        for question, answer in zip(asked, answers, strict=True):
+            before = [f"{name}:"] * (len(names) > 1) + [question] * (len(asked) > 1)
+            output.line(" ".join([*before, answer]))
+            results.append({"image": name, "question": question, "answer": answer, "seconds": seconds})
+    shared = {"also": also} if also else {}
+    output.result(results[0] | shared if single else {"answers": results, **shared})
+
+
+def _check_quotes(more: Sequence[str]) -> None:
+    """Refuse a question without quotes, whose first words would be taken for pictures. Raises PromptError."""
+    for name in more[:-1]:
+        if name != HYPHEN and not Path(name).suffix and not os.path.exists(name):
+            raise PromptError(f"there is no picture {shown(name)}; quote the question: {' '.join(more)!r}")
+
+
+def _question_lines(name: str) -> list[str]:
+    """The questions of a text file, or of stdin for `-`: one a line, empty lines left out. Raises PromptError."""
+    if name != HYPHEN:
+        try:
+            text = environment.expanded(name).read_text(encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise PromptError(f"cannot read the questions in {shown(name)} ({reason}); give a text file") from error
+    else:
+        text = text_argument(name, "list of questions")
+    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), 1)}
+    asked = {number: line for number, line in lines.items() if line}
+    for number, line in asked.items():
+        if not has_words(line):
+            raise PromptError(f"line {number} of the questions is {shown(line)}, which holds no word; write a question")
+    if not asked:
+        raise PromptError(f"there is no question in {shown(name)}; write one a line")
+    return list(asked.values())
 
 
 def describe(
     *images: Picture,
     scale: options.Scale = None,
+    frame: options.Frame = None,
     fit: options.Fit = None,
     model: options.Model = "nano",
     device: options.Device = None,
+    dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
     """Say what is in one or several pictures."""
@@ -66,12 +124,12 @@ def describe(
         # may take 120 MB decoded.
         sources = [picture_source(image) for image in images]
         for source in sources:
-            open_source(source)
-        tar = load(model, device)
+            open_source(source, frame)
+        tar = load(model, device, dtype)
     for name, source in zip(images, sources, strict=True):
         with output.working():
             started = time.perf_counter()
-            text = tar.describe(open_source(source), scale=scale, fit=fit)
+            text = tar.describe(open_source(source, frame or 0), scale=scale, fit=fit)
             seconds = time.perf_counter() - started
         output.line(text if len(images) == 1 else f"{name}: {text}")
         results.append({"image": name, "description": text, "seconds": round(seconds, 3)})
@@ -83,17 +141,19 @@ def tokens(
     /,
     *,
     scale: options.Scale = None,
+    frame: options.Frame = None,
     fit: options.Fit = None,
     words: Annotated[int, Parameter(help="Words per code: its own and its nearest neighbours'; 0 for none.")] = 1,
     model: options.Model = "nano",
     device: options.Device = None,
+    dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
     """Print the grid of codes of a picture with the nearest words of each: what the dialect says."""
     output = Output(json)
     with output.working():
-        picture = open_source(picture_source(image))
-        grid = load(model, device).tokens(picture, scale, words=words, fit=fit)
+        picture = open_source(picture_source(image), frame)
+        grid = load(model, device, dtype).tokens(picture, scale, words=words, fit=fit)
     output.line(f"scale {grid.scale.index}: {grid.scale.side} x {grid.scale.side} = {grid.scale.length} codes")
     if not output.json:
         from rich import box
@@ -105,8 +165,11 @@ def tokens(
         for codes, names in zip(grid.codes, grid.words, strict=True):
             cells = ("\n".join([str(code), *texts]) for code, texts in zip(codes, names, strict=True))
             # Text, because a word such as "[b]" must not be read as markup.
-            table.add_row(*(Text(cell) for cell in cells))
+            table.add_row(*(Text(printable(cell)) for cell in cells))
         terminal = output.stdout.isatty()
         # In a pipe the grid must not be folded to 80 columns: nobody looks at it there, tools cut it.
-        Console(file=output.stdout, width=None if terminal else 4096, highlight=False).print(table)
+        console = Console(file=output.stdout, width=None if terminal else 4096, highlight=False)
+        with console.capture() as printed:
+            console.print(table)
+        output.line(printed.get().removesuffix("\n"))
     output.result({"image": image, "scale": grid.scale.index, "codes": grid.codes, "words": grid.words})

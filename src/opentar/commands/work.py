@@ -9,6 +9,7 @@ from opentar.commands import options
 from opentar.commands.files import folder_argument
 from opentar.commands.model import load
 from opentar.commands.output import Output
+from opentar.commands.picture import is_picture_file, picture_info
 from opentar.core.disk import human_bytes
 from opentar.core.errors import ConfigError, nearest, shown
 
@@ -17,21 +18,34 @@ _TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "I8": "int8", 
 
 
 def info(
-    model: Annotated[str, Parameter(help="A bundled model's name or a model folder.")] = "nano",
+    model: Annotated[str, Parameter(help="A bundled model's name, a model folder, or a picture file.")] = "nano",
     /,
     *,
     verify: Annotated[
         bool, Parameter(name="--verify", negative="--no-verify", help="Compare every file with the manifest.")
     ] = True,
+    words: Annotated[bool, Parameter(help="List the words that the model knows instead, in groups.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Say what a model is made of, its licence and its data. No tensor is loaded; every file is compared."""
+    """Say what a model is made of, its licence and its data; or what a picture says of its making.
+
+    No tensor is loaded; every file of a model is compared with its manifest.
+    """
     from opentar import model_folder
     from opentar.core import folder as checkpoint
 
     output = Output(json)
+    if is_picture_file(model):
+        return picture_info(output, model)
     folder = model_folder.find_model(model)
     config = model_folder.read_config(folder)
+    if words:
+        from opentar.commands.words import grouped, print_words
+
+        groups = grouped(config.known_words)
+        print_words(output, groups)
+        output.result({"name": config.name, "folder": str(folder), "words": groups})
+        return
     if verify:
         with output.working():
             checkpoint.verify(folder)
@@ -124,8 +138,9 @@ def evaluate(
     scale: options.Scale = None,
     seed: options.Seed = 0,
     device: options.Device = None,
+    dtype: options.Dtype = None,
     json: options.Json = False,
-) -> None:
+) -> int:
     """Measure a model: draw the GenEval-like prompts, read the POPE-like questions, judge, and print a table."""
     output = Output(json)
     if out is not None:
@@ -134,7 +149,7 @@ def evaluate(
         from opentar.nano.evaluate import evaluate as measure
         from opentar.nano.report import flatten, markdown
 
-        tar = load(model, device)
+        tar = load(model, device, dtype)
         with output.progress() as progress:
             scores = measure(
                 tar,
@@ -150,3 +165,4 @@ def evaluate(
     if not json:
         output.line(markdown(scores))
     output.result(flatten(scores))
+    return 1 if "report_error" in scores["meta"] else 0

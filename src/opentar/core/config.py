@@ -7,6 +7,7 @@ place (`config.vision.layers`). The only conversion is int -> float and list -> 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -90,6 +91,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 
 
 def _scalar(kind: Any, value: Any, where: str) -> Any:
+    if (isinstance(value, int) and abs(value) >= 2**63) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ConfigError(f"{where} is {shown(value)}; numbers are finite, and whole ones have at most 18 digits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is Path and isinstance(value, str):

@@ -15,6 +15,8 @@ import os
 import sys
 from pathlib import Path
 
+from opentar.core.errors import ConfigError, shown
+
 _FALSE = {"", "0", "false", "no", "off"}
 
 
@@ -25,13 +27,32 @@ def flag(name: str, default: bool = False) -> bool:
 
 
 def cache_dir() -> Path:
-    """The folder for things that can be fetched or built again. It is not created here."""
+    """The folder for things that can be fetched or built again. It is not created here.
+
+    Raises:
+        ConfigError: no variable names one and the user has no home folder.
+    """
     if chosen := os.environ.get("OPENTAR_CACHE"):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
         return Path(local) / "opentar"
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "opentar"
+    return (Path(base) if base else expanded("~/.cache")) / "opentar"
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with its `~` replaced by the user's home folder.
+
+    Raises:
+        ConfigError: there is a `~`, and neither HOME nor the system says where that is (as in some containers).
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{shown(path)} needs a home folder and this user has none; set HOME, or OPENTAR_CACHE to a folder that "
+            "you may write to"
+        ) from error
 
 
 def device_name() -> str | None:

@@ -6,10 +6,12 @@ turned into a bare line by the command line.
 
 from __future__ import annotations
 
-import difflib
+import unicodedata
 from collections.abc import Iterable
 
 _SHOWN_CHARACTERS = 120
+_DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Marks that turn the direction of writing: a name with one reads as another name."""
 
 
 class OpenTarError(Exception):
@@ -39,6 +41,10 @@ class OutputError(OpenTarError):
     """A result cannot be written where it was asked for."""
 
 
+class UnsavedError(OutputError):
+    """A finished result could not be written at all, or not to stdout: no fault of the command's arguments."""
+
+
 class ModelError(OpenTarError):
     """The named model is unknown, or it cannot do what was asked."""
 
@@ -57,7 +63,27 @@ def shown(value: object) -> str:
     return repr(short)
 
 
+def printable(text: str) -> str:
+    """`text` as a terminal may be given it: control characters and marks that turn the direction of writing escaped.
+
+    Names, licences and answers of models, file names and texts of hubs are somebody else's: an ESC in them would move
+    the cursor or change the title of the window. Line ends and tabs stay.
+    """
+    return "".join(character if _is_plain(character) else _escaped(character) for character in text)
+
+
+def _is_plain(character: str) -> bool:
+    return character in "\n\t" or (unicodedata.category(character) not in ("Cc", "Cs") and character not in _DIRECTIONS)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest allowed name, or an empty string when none is close."""
+    # Only where something is wrong: the package should be there at once.
+    import difflib
+
     found = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
     return f" Did you mean {found[0]!r}?" if found else ""

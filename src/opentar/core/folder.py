@@ -152,7 +152,9 @@ def assemble(build: Callable[[], ModuleT], state: Mapping[str, Tensor], where: s
     """
     import torch
 
-    with torch.device("meta"):
+    from opentar.core.bounds import bounded_by
+
+    with torch.device("meta"), bounded_by([tensor.numel() for tensor in state.values()], where):
         module = build()
     _check_fit(module, state, where)
     own = module.state_dict()

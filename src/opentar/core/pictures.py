@@ -1,136 +1,110 @@
-"""Picture files in and out. Everything that can be wrong with a picture is found here, before any model sees it.
+"""Pictures in: files, bytes, file objects, arrays and PIL pictures become 8-bit RGB before any model sees them.
 
-The size is taken from the header, before decoding: 20 kB of PNG can claim 13,000 x 13,000 pixels and ask for 839 MB.
+Everything that can be wrong with a picture is found here. The size is taken from the header, before decoding: 20 kB of
+PNG can claim 13,000 x 13,000 pixels and ask for 839 MB. What each kind of file becomes stands in `docs/inputs.md`.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import secrets
+import struct
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, Any
 
-import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image
 
-from opentar.core.errors import ImageError, OutputError, shown
+from opentar.core.errors import ImageError, shown
+from opentar.core.picture_arrays import is_array, picture_of
+from opentar.core.picture_colour import from_lab, in_srgb
+from opentar.core.picture_decoders import COMMON, HEIF, READ, STILL, heif_installed, is_heif
+from opentar.core.picture_depth import INTEGER_MODES, eight_bit
+from opentar.core.picture_metadata import only_the_picture, upright
 
+Source = str | Path | bytes | IO[bytes] | Image.Image | Any
+"""A path, the bytes of a file, an open binary file, a PIL picture or an array (`picture_arrays.picture_of`)."""
 MAX_PIXELS = 40_000_000
 MIN_SIDE = 2
 MAX_FILE_BYTES = 128 << 20
-# Named one by one: PSD, EPS and TIFF decoders have a long history of faults and nobody draws with them here.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-_ALLOWED = "PNG, JPEG, WebP, GIF or BMP"
-_BAND_PIXELS = 1 << 18
-_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_NESTED = ("ICO", "CUR", "ICNS")
+"""Kinds that hold whole PNG files, whose own headers Pillow believes."""
 
 
-def open_picture(source: str | Path | bytes | Image.Image, name: str = "the picture") -> Image.Image:
-    """The picture as 8-bit RGB, turned as its EXIF says, transparent parts over white, fully decoded.
+class FramesWarning(UserWarning):
+    """A file holds several frames or pages, and one of them was read."""
+
+
+def open_picture(source: Source, name: str = "the picture", frame: int | None = None) -> Image.Image:
+    """The picture as 8-bit RGB in sRGB, turned as its EXIF says, transparent parts over white, fully decoded.
 
     Args:
-        source: a path, the bytes of a picture file, or a PIL picture (which is not changed).
+        source: a path, the bytes of a picture file, a file open for reading bytes (read from where it stands, not
+            closed), a PIL picture (which is not changed), or an array (see `picture_arrays.picture_of`).
         name: what errors call a picture that is no path.
+        frame: which frame of an animation or page of a file, from 0; None is the first, with a FramesWarning where
+            there are more.
 
     Raises:
-        ImageError: missing, not a picture, damaged, animated, over 40 megapixels or under 2 pixels a side.
+        ImageError: missing, not a picture, damaged, over 40 megapixels or under 2 pixels a side, or without such a
+            frame.
     """
+    if frame is not None and (isinstance(frame, bool) or not isinstance(frame, int) or frame < 0):
+        raise ImageError(f"frame {frame!r} does not exist; frames are counted from 0")
     if isinstance(source, Image.Image):
-        return _checked_rgb(source, name)
-    if isinstance(source, bytes):
-        content = source
-    elif isinstance(source, (str, Path)):
-        name, content = shown(source), _file_bytes(source)
-    else:
-        kind = type(source).__name__
-        raise ImageError(f"a picture cannot be read from a {kind}; give a path, the bytes of a file or a PIL picture")
+        return _checked_rgb(source, name, frame)
+    if not isinstance(source, (str, Path, bytes)) and is_array(source):
+        if frame:
+            raise ImageError(f"{name} is an array and has one frame; leave frame out")
+        return _checked_rgb(picture_of(source, name, MAX_PIXELS), name, None)
+    name, content = _content(source, name)
     if not content:
-        raise ImageError(f"{name} is empty; give a {_ALLOWED} picture")
-    with _header(content, name) as image:
-        return _checked_rgb(image, name)
+        raise ImageError(f"{name} is empty; give a {COMMON} picture")
+    plain, profile = only_the_picture(content)
+    with _header(plain, name) as image:
+        return _checked_rgb(image, name, frame, profile)
 
 
-def check_picture_path(path: str | Path, overwrite: bool = False) -> Path:
-    """`path` when a picture may be written there, so that a caller can ask before the long work.
-
-    Raises:
-        OutputError: not a .png name, a folder, in a missing folder, or there already and `overwrite` is False.
-    """
-    target, name = Path(path), shown(path)
-    if "\0" in str(path):
-        raise OutputError(f"{name} is not a file name; use one like 'picture.png'")
+def _content(source: object, name: str) -> tuple[str, bytes]:
+    """What errors call the file, and its bytes."""
+    if isinstance(source, bytes):
+        return name, source
+    if isinstance(source, (str, Path)):
+        return shown(source), _file_bytes(source)
+    if not hasattr(source, "read"):
+        kind = type(source).__name__
+        raise ImageError(
+            f"a picture cannot be read from a {kind}; give a path, the bytes of a file, an open binary file, an array "
+            "or a PIL picture"
+        )
+    given = getattr(source, "name", None)
+    name = shown(given) if isinstance(given, str) else name
     try:
-        if target.is_dir():
-            raise OutputError(f"{name} is a folder; name a file in it, like {shown(target / 'picture.png')}")
-        if target.suffix.lower() != ".png":
-            raise OutputError(f"{name} does not end in .png; pictures are saved as PNG: use {shown(f'{path}.png')}")
-        if not target.parent.is_dir():
-            raise OutputError(f"the folder {shown(target.parent)} is not there; make it first or use another")
-        if not overwrite and target.exists():
-            raise OutputError(f"{name} is there already and is kept; use another name or allow overwriting")
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    return target
-
-
-def save_picture(
-    image: Image.Image, path: str | Path, metadata: Mapping[str, str] | None = None, overwrite: bool = False
-) -> None:
-    """Write a PNG with text chunks. The file appears whole or not at all; an existing one stays unless `overwrite`.
-
-    Args:
-        image: any PIL picture that PNG can hold.
-        path: must end in .png, in a folder that exists.
-        metadata: keyword (1 to 79 Latin characters) -> any text.
-
-    Raises:
-        OutputError: see `check_picture_path`; or the disk refuses.
-    """
-    target = check_picture_path(path, overwrite)
-    chunks = PngImagePlugin.PngInfo()
-    for key, text in (metadata or {}).items():
-        # NUL ends a field inside a chunk; kept, it would cut the text or break the file.
-        chunks.add_itxt(key, text.replace("\0", "\N{REPLACEMENT CHARACTER}"))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=chunks)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    try:
-        try:
-            _write_new(partial, buffer.getvalue())
-            if overwrite:
-                partial.replace(target)
-            else:
-                _claim(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-    except FileExistsError as error:
-        raise OutputError(f"{shown(path)} is there already and is kept; use another name") from error
-    except OSError as error:
-        raise _unwritable(target, error) from error
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The text chunks of a PNG (prompt, seed, model, ...); empty for other formats. Raises ImageError."""
-    with _header(_file_bytes(path), shown(path)) as image:
-        chunks = {str(key): str(text) for key, text in getattr(image, "text", {}).items()}
-    return chunks
+        content = source.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name} cannot be read ({error}); open it for reading bytes") from error
+    if not isinstance(content, bytes):
+        raise ImageError(f"{name} gives {type(content).__name__}, not bytes; open the file with mode 'rb'")
+    return name, content
 
 
 def _file_bytes(source: str | Path) -> bytes:
     name = shown(source)
+    if not str(source).strip():
+        raise ImageError(f"the name of the picture is empty; give the path of a {COMMON} file")
     if str(source).lower().startswith(("http:", "https:", "ftp:", "file:", "data:")):
         raise ImageError(f"{name} is an address; OpenTar reads files only: download the picture and give its path")
     try:
         path = Path(source)
         if path.is_dir():
-            raise ImageError(f"{name} is a folder; give the path of one {_ALLOWED} picture in it")
+            raise ImageError(f"{name} is a folder; give the path of one {COMMON} picture in it")
         if not path.exists():
-            raise ImageError(f"there is no picture {name}; give the path of a {_ALLOWED} file")
+            raise ImageError(f"there is no picture {name}; give the path of a {COMMON} file")
         # A pipe or a device would block or never end.
         if not path.is_file():
-            raise ImageError(f"{name} is not an ordinary file; give the path of a {_ALLOWED} picture")
+            raise ImageError(f"{name} is not an ordinary file; give the path of a {COMMON} picture")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ImageError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB; give a smaller picture")
         return path.read_bytes()
@@ -139,84 +113,131 @@ def _file_bytes(source: str | Path) -> bytes:
     except OSError as error:
         raise ImageError(f"{name} cannot be read ({error.strerror}); check the name and its permissions") from error
     except ValueError as error:
-        raise ImageError(f"{name} is not a file name; give the path of a {_ALLOWED} picture") from error
+        raise ImageError(f"{name} is not a file name; give the path of a {COMMON} picture") from error
 
 
 def _header(content: bytes, name: str) -> Image.Image:
     """Open without decoding. Pillow's own size check only warns or has a far larger limit; both become one line."""
     if len(content) > MAX_FILE_BYTES:
         raise ImageError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB; give a smaller picture")
+    kinds = list(READ)
+    if is_heif(content):
+        if not heif_installed():
+            raise ImageError(
+                f"{name} is a HEIC picture and pillow-heif is not installed; install it with: pip install "
+                "'opentar[heif]', or save the picture as JPEG"
+            )
+        kinds = [HEIF]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(content), formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=kinds)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is far over {MAX_PIXELS // 10**6} megapixels; give a smaller picture") from error
     # Decoders raise nearly anything on hostile bytes; their texts hold addresses and are not passed on.
     except Exception as error:
-        raise ImageError(f"{name} is not a picture that OpenTar reads; give a {_ALLOWED} file") from error
+        raise ImageError(f"{name} is not a picture that OpenTar reads; give a {COMMON} file") from error
+    if image.format in _NESTED:
+        _check_nested(content, name)
+    return image
 
 
-def _checked_rgb(image: Image.Image, name: str) -> Image.Image:
-    width, height = image.size
+def _check_nested(content: bytes, name: str) -> None:
+    """The size of every PNG file inside another one: their headers decide what is decoded, not the outer one."""
+    place = content.find(_PNG_HEADER)
+    while place >= 0:
+        start = place + len(_PNG_HEADER)
+        if len(content) >= start + 8:
+            width, height = struct.unpack(">II", content[start : start + 8])
+            _check_size((width, height), name)
+        place = content.find(_PNG_HEADER, start)
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 10**6
         raise ImageError(f"{name} has {width}x{height} pixels; at most {limit} megapixels are read: make it smaller")
-    if min(width, height) < MIN_SIDE:
-        raise ImageError(f"{name} has {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed")
+
+
+def _checked_rgb(image: Image.Image, name: str, frame: int | None, profile: bytes | None = None) -> Image.Image:
+    _check_size(image.size, name)
     try:
-        # MPO is a phone's JPEG with a second, smaller copy inside; the first picture is the picture.
-        if getattr(image, "is_animated", False) and image.format != "MPO":
-            raise ImageError(f"{name} is animated; give a single picture, for example one frame saved as PNG")
-        image.load()
-        return _rgb(ImageOps.exif_transpose(image), name)
+        with warnings.catch_warnings():
+            # Of Pillow, about what it repaired by itself.
+            warnings.simplefilter("ignore")
+            _choose_frame(image, name, frame)
+            # Pages of one file differ in size, and a tile may be larger than its page.
+            _check_size(image.size, name)
+            if image.format == "TIFF":
+                _check_size((_tag(image, _TILE_WIDTH), _tag(image, _TILE_LENGTH)), name)
+            image.load()
+            _check_size(image.size, name)
+            made = _rgb(upright(image), name, profile or image.info.get("icc_profile"))
     except ImageError:
         raise
     except Exception as error:
         raise ImageError(f"{name} is damaged or cut short; get the file again") from error
+    if min(made.size) < MIN_SIDE:
+        width, height = made.size
+        raise ImageError(f"{name} has {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed")
+    if frame is None:
+        _tell_of_frames(image, name)
+    return made
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT:
-        return _eight_bit(image).convert("RGB")
-    if image.mode == "F":
-        raise ImageError(f"{name} holds floating-point values; convert it to 8-bit RGB first")
+def _frames(image: Image.Image) -> int:
+    if image.format in STILL or not getattr(image, "is_animated", False):
+        return 1
+    return int(getattr(image, "n_frames", 1))
+
+
+def _choose_frame(image: Image.Image, name: str, frame: int | None) -> None:
+    if frame is None:
+        return
+    count = _frames(image)
+    if frame >= count:
+        told = "one frame" if count == 1 else f"{count} frames"
+        raise ImageError(f"frame {frame} does not exist; {name} has {told}, counted from 0")
+    if count > 1:
+        image.seek(frame)
+
+
+def _tell_of_frames(image: Image.Image, name: str) -> None:
+    try:
+        count = _frames(image)
+    # To count them, Pillow walks through a file whose first frame was sound; what comes behind it may not be.
+    except Exception:
+        return
+    if count > 1:
+        warnings.warn(
+            f"{name} has {count} frames and the first is read; choose another with frame (--frame), 0 to {count - 1}",
+            FramesWarning,
+            stacklevel=4,
+        )
+
+
+def _tag(image: Image.Image, number: int) -> int:
+    """A whole number of a TIFF's directory, 0 where it has none."""
+    value = getattr(image, "tag_v2", {}).get(number, 0)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _rgb(image: Image.Image, name: str, profile: bytes | None) -> Image.Image:
+    if image.mode in INTEGER_MODES or image.mode == "F":
+        inverted = image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO and _has_tag(image)
+        return eight_bit(image, name, inverted).convert("RGB")
+    if image.mode == "LAB":
+        return from_lab(image)
+    if profile:
+        # A palette's colours and its transparency both become pixels first.
+        whole = image.convert("RGBA" if image.has_transparency_data else "RGB") if image.mode == "P" else image
+        image = in_srgb(whole, profile)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey values 0 to 65535 as 0 to 255, rounded; Pillow's convert("L") clips at 255 and gives white."""
-    grey = Image.new("L", image.size)
-    # Band by band: of the largest picture, one array of numbers wide enough to count in takes hundreds of megabytes.
-    rows = max(1, _BAND_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        values = np.clip(np.asarray(band, dtype=np.int32), 0, 65535)
-        grey.paste(Image.fromarray(((values + 128) // 257).astype(np.uint8)), (0, top))
-    return grey
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _claim(partial: Path, target: Path) -> None:
-    """Give `partial` its name unless somebody took it meanwhile; rename alone would overwrite on POSIX."""
-    try:
-        os.link(partial, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        # Some file systems have no hard links: then the exclusive creation is what protects the neighbour's file.
-        _write_new(target, partial.read_bytes())
-
-
-def _unwritable(target: Path, error: OSError) -> OutputError:
-    reason = error.strerror or "it failed"
-    return OutputError(f"cannot write {shown(target)}: {reason}; choose a folder that you may write to, with room left")
+def _has_tag(image: Image.Image) -> bool:
+    return _PHOTOMETRIC in getattr(image, "tag_v2", {})

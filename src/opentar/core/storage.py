@@ -43,6 +43,8 @@ _DTYPES: dict[str, LoadDtype] = {
     "fp32": torch.float32,
     "bfloat16": torch.bfloat16,
     "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
 }
 _INT8_FROM_ELEMENTS = 4096
 _OWN_MAPPING_FROM = 1 << 20
@@ -51,7 +53,7 @@ _HALF_MAX = torch.finfo(torch.float16).max
 
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> LoadDtype:
-    """The type to load weights as: "float32", "bfloat16" (or fp32, bf16, a torch.dtype), None for as stored.
+    """The type to run in: "float32", "bfloat16", "float16" (or fp32, bf16, fp16, a torch.dtype), None for as stored.
 
     Raises:
         ConfigError: another type.
@@ -299,8 +301,11 @@ def _restored(path: Path, name: str, stored: Mapping[str, Tensor], dtype: LoadDt
         tensor = tensor_alone(path, name)
     if scale is not None:
         tensor = tensor.float() * scale.float().view(-1, *[1] * (tensor.ndim - 1))
-    if dtype == "stored" or not tensor.is_floating_point():
+    if not tensor.is_floating_point():
         return tensor
+    if dtype == "stored":
+        # float16 of other programs overflows where nothing is done about it (nn/half.py); float32 holds every one.
+        return tensor.float() if tensor.dtype == torch.float16 else tensor
     return tensor.to(dtype)
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.activations import ACT2FN
 
+from opentar.core.bounds import EPS, LAYERS, SIDE, SIZE, within
 from opentar.core.errors import ConfigError
 from opentar.image_to_tokens.encoder import ATTENTION, transformer_layer
 
@@ -49,11 +50,10 @@ class DecoderConfig:
     published"""
 
     def __post_init__(self) -> None:
-        if self.front_size is not None and self.front_size < 1:
-            raise ConfigError(f"front_size is {self.front_size}; give a positive number, or leave it out")
-        for name in ("input_size", "hidden_size", "output_size", "layers", "heads", "mlp_size", "position_side"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a positive number")
+        within(self, SIZE, "input_size", "hidden_size", "output_size", "heads", "mlp_size", "front_size")
+        within(self, LAYERS, "layers")
+        within(self, SIDE, "position_side")
+        within(self, EPS, "norm_eps")
         if self.hidden_size % self.heads:
             raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; change one")
         if self.attention not in ATTENTION:

@@ -19,6 +19,7 @@ from transformers import SiglipVisionConfig
 from transformers.activations import ACT2FN
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
+from opentar.core.bounds import EPS, LAYERS, SIDE, SIZE, Range, within
 from opentar.core.errors import ConfigError
 
 # Plain softmax(QK^T)V trains 1.3-1.6x faster than scaled_dot_product_attention at 36-144 tokens on a CPU
@@ -62,11 +63,10 @@ class VisionConfig:
     """epsilon of all norms"""
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "grid_side", "hidden_size", "heads", "mlp_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a positive number")
-        if self.layers < 0:
-            raise ConfigError(f"layers is {self.layers}; give 0 or more")
+        within(self, SIDE, "image_size", "grid_side")
+        within(self, SIZE, "hidden_size", "heads", "mlp_size", "stem_widths", "stem_strides")
+        within(self, Range(0, LAYERS.high), "layers", "stem_blocks")
+        within(self, EPS, "norm_eps")
         if self.hidden_size % self.heads:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; change one of them"
@@ -87,12 +87,14 @@ class VisionConfig:
             )
         elif self.image_size < self.grid_side:
             raise ConfigError(f"image_size {self.image_size} is smaller than grid_side {self.grid_side}; enlarge it")
+        elif self.image_size // (self.image_size // self.grid_side) != self.grid_side:
+            raise ConfigError(f"image_size {self.image_size} cannot be cut into {self.grid_side} patches; change one")
 
     def _check_stem(self) -> None:
         if not self.stem_widths:
             raise ConfigError('stem "conv" needs stem_widths, such as (48, 96, 192)')
         for name, values in (("stem_strides", self.strides), ("stem_blocks", self.blocks)):
-            if len(values) != len(self.stem_widths) or min(values) < (1 if name == "stem_strides" else 0):
+            if len(values) != len(self.stem_widths):
                 raise ConfigError(
                     f"{name} {values} does not fit stem_widths {self.stem_widths}; give one for each level"
                 )

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from opentar.core.bounds import SIZE, within
 from opentar.core.errors import ConfigError
 
 KINDS = ("text", "random", "learned", "learned_restart")
@@ -47,9 +48,7 @@ class QuantizerConfig:
     """"learned_restart": training steps without use before a row is put onto a feature of the batch"""
 
     def __post_init__(self) -> None:
-        for name in ("codebook_size", "width", "row_width", "restart_after"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a positive number")
+        within(self, SIZE, "codebook_size", "width", "row_width", "restart_after")
         if self.kind not in KINDS:
             raise ConfigError(f"kind of codebook is {self.kind!r}; choose one of {', '.join(KINDS)}")
         if not self.projected and self.row_width != self.width:

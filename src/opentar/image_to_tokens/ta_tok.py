@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from opentar.core.bounds import SIZE, within
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError
 from opentar.core.folder import assemble, load_part, save_part
@@ -47,10 +48,7 @@ class TATokConfig:
     1 = all cells alike, as published"""
 
     def __post_init__(self) -> None:
-        if self.task_size is not None and self.task_size < 1:
-            raise ConfigError(f"task_size is {self.task_size}; give a positive number, or leave it out")
-        if self.roles < 1:
-            raise ConfigError(f"roles is {self.roles}; give a positive number")
+        within(self, SIZE, "task_size", "roles")
         if self.decoder.input_size != self.quantizer.width:
             raise ConfigError(
                 f"decoder.input_size {self.decoder.input_size} is not quantizer.width {self.quantizer.width};"
@@ -201,14 +199,17 @@ class TATok(nn.Module):
 
         Args:
             folder: the checkpoint.
-            dtype: of encoder and decoder; "stored" maps them as they lie there. The codebook is never rounded, and
-                always projected and compared in float32, because a rounded table would move codes.
+            dtype: of encoder and decoder; "stored" maps them as they lie there, float16 is taken as float32. The
+                codebook is never rounded, and always projected and compared in float32, because a rounded table would
+                move codes.
 
         Raises:
             WeightsError: missing, damaged or unfitting files.
             ConfigError: a config this version does not know.
         """
-        config, state = load_part(folder, dtype, exact=("quantizer.",))
+        # float16 is for parts that nn/half.py keeps from overflowing; SigLIP's activations do.
+        wide = torch.float32 if dtype == torch.float16 else dtype
+        config, state = load_part(folder, wide, exact=("quantizer.",))
         sizes = from_dict(TATokConfig, config, where=f"{folder}/config.json")
         return assemble(lambda: cls(sizes), state, str(folder))
 

@@ -11,12 +11,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import WeightsError
 from opentar.core.folder import load_part, save_part, standing
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.language.prompt import ChatTemplate, PromptBuilder
 from opentar.language.tokenizer import FILE, SPECIALS, TextTokenizer
+from opentar.nn.half import halve
 
 if TYPE_CHECKING:
     from opentar.core.storage import LoadDtype
@@ -47,12 +50,16 @@ def folder_config(config: LanguageConfig, template: ChatTemplate) -> dict[str, A
 
 
 def load_language(folder: str | Path, dtype: LoadDtype = "stored") -> Language:
-    """Read what `save_language` wrote, in eval mode; `dtype` "stored" maps the weights as they lie there.
+    """Read what `save_language` wrote, in eval mode.
+
+    `dtype` "stored" maps the weights as they lie there; float16 halves the weights and runs the rest in float32
+    (nn/half.py).
 
     Raises WeightsError for a damaged folder or a tokenizer that does not fit, ConfigError for an unknown key.
     """
     folder = standing(Path(folder))
-    data, state = load_part(folder, dtype)
+    # float16 is made of the loaded model: not every number may become it.
+    data, state = load_part(folder, "stored" if dtype == torch.float16 else dtype)
     ours = data.get("opentar")
     if not isinstance(ours, dict) or not isinstance(ours.get("language"), dict):
         raise WeightsError(f"{folder} is no OpenTar language folder: its config.json has no opentar.language")
@@ -61,6 +68,9 @@ def load_language(folder: str | Path, dtype: LoadDtype = "stored") -> Language:
     tokenizer = TextTokenizer.load(folder)
     check_tokenizer(config, tokenizer)
     model = TarLanguageModel.from_state(config, state, where=str(folder))
+    if dtype == torch.float16:
+        del state
+        halve(model, str(folder))
     return Language(model, PromptBuilder(tokenizer, config.vocab, template, config.max_length))
 
 

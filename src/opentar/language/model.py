@@ -18,8 +18,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.cache_utils import Cache
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
+from opentar.core.bounds import EPS, LAYERS, POSITIONS, SIZE, THETA, bounded_by, within
 from opentar.core.errors import ConfigError, ModelError, WeightsError
 from opentar.language.prompt import IGNORED
+from opentar.nn.half import product
 from opentar.vocab import Vocab
 
 
@@ -63,9 +65,12 @@ class LanguageConfig:
     """Most positions of a sequence."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "heads", "kv_heads", "head_size", "mlp", "max_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"language.{name} is {getattr(self, name)}; it must be at least 1")
+        where = "language."
+        within(self, SIZE, "hidden", "heads", "kv_heads", "head_size", "mlp", "rows", where=where)
+        within(self, LAYERS, "layers", where=where)
+        within(self, POSITIONS, "max_length", where=where)
+        within(self, EPS, "norm_eps", where=where)
+        within(self, THETA, "rope_theta", where=where)
         if self.heads % self.kv_heads:
             raise ConfigError(f"language.kv_heads is {self.kv_heads}; it must divide heads = {self.heads}")
         if self.head_size % 2:
@@ -155,7 +160,7 @@ class TarLanguageModel(nn.Module):
         The tensors are taken over, not copied: training the model changes them. Starts in eval mode.
         Raises WeightsError that names missing, unknown and misshapen tensors.
         """
-        with torch.device("meta"):
+        with torch.device("meta"), bounded_by([tensor.numel() for tensor in state.values()], where):
             model = cls(config)
         state = dict(state)
         wanted = {name: tuple(tensor.shape) for name, tensor in model.qwen.state_dict().items()}
@@ -181,6 +186,12 @@ class TarLanguageModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.qwen.model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the hidden states: that of the weights, float32 for float16 ones (nn/half.py)."""
+        kind = self.qwen.model.embed_tokens.weight.dtype
+        return torch.float32 if kind == torch.float16 else kind
 
     def hidden(self, ids_BT: Tensor, real_BS: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Last hidden states after the final norm, (B, T, H).
@@ -212,26 +223,26 @@ class TarLanguageModel(nn.Module):
         one_step = seen - past == 1
         if real_BS is None and (one_step or (past == 0 and self.config.attention == "sdpa")):
             return None
-        table = self.qwen.model.embed_tokens.weight
-        allowed = torch.ones(seen - past, seen, dtype=torch.bool, device=table.device).tril_(past)[None]
+        kind = self.dtype
+        allowed = torch.ones(seen - past, seen, dtype=torch.bool, device=self.device).tril_(past)[None]
         if real_BS is not None:
             allowed = allowed & real_BS[:, None, :]
         # The smallest number, not -inf: a padding position may see nothing at all, and -inf would make it NaN.
-        smallest = torch.finfo(table.dtype).min
-        return torch.zeros_like(allowed, dtype=table.dtype).masked_fill_(~allowed, smallest)[:, None]
+        smallest = torch.finfo(kind).min
+        return torch.zeros_like(allowed, dtype=kind).masked_fill_(~allowed, smallest)[:, None]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., H) -> (..., rows) over everything."""
-        return functional.linear(hidden, self.qwen.lm_head.weight)
+        return product(hidden, self.qwen.lm_head.weight)
 
     def code_logits(self, hidden: Tensor) -> Tensor:
         """(..., H) -> (..., K): only the code rows of the head are computed."""
         first = self.vocab.first_code
-        return functional.linear(hidden, self.qwen.lm_head.weight[first : self.vocab.size])
+        return product(hidden, self.qwen.lm_head.weight[first : self.vocab.size])
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """(..., H) -> (..., text_size) in fp32: text and <|im_end|>; every other control id is -inf."""
-        logits = functional.linear(hidden, self.qwen.lm_head.weight[: self.config.text_size]).float()
+        logits = product(hidden, self.qwen.lm_head.weight[: self.config.text_size]).float()
         banned = torch.arange(self.config.text_size, device=logits.device) >= self.config.pieces
         banned[self.config.end] = False
         return logits.masked_fill(banned, float("-inf"))

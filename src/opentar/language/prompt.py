@@ -18,10 +18,11 @@ themselves on everything it must say: words, scale token, codes, <im_end>, <|im_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from opentar.core.errors import ConfigError, PromptError
+from opentar.language.spelling import fold
 from opentar.language.tokenizer import END_OF_TEXT, TURN_END, TURN_START, TextTokenizer
 from opentar.vocab import Scale, Vocab
 
@@ -36,10 +37,14 @@ Codes = Sequence[int]
 
 @dataclass(frozen=True, kw_only=True)
 class ChatTemplate:
-    """What stands before the user's turn."""
+    """What stands before the user's turn, and how the user's text is written there."""
 
     system: str | None = None
     """System text; None (nano) leaves the system turn out."""
+    fold: bool = False
+    """Bring prompts and questions into the letters of the training texts (see spelling.py); False changes nothing."""
+    spellings: dict[str, str] = field(default_factory=dict)
+    """With `fold`: words in small letters -> as the training texts write them, such as t-shirt -> T-shirt."""
 
 
 PUBLISHED_TEMPLATE = ChatTemplate(system="You are a helpful assistant.")
@@ -85,11 +90,21 @@ class PromptBuilder:
         self._open = tokenizer.special(TURN_START)
         self._close = tokenizer.special(TURN_END)
 
+    def heard(self, text: str, what: Literal["prompt", "question"]) -> str:
+        """The text of a picture's prompt or question as it is encoded: folded where the template says so.
+
+        Raises PromptError for an empty or much too long text, or what is no text.
+        """
+        text = self._text(text, what)
+        if not self.template.fold:
+            return text
+        return self._text(fold(text, self.template.spellings, sentence=what == "question"), what)
+
     # Prefixes: what the model is given before it answers.
 
     def draw(self, text: str, scale: Scale) -> list[int]:
         """Prefix that ends in <im_start><S_k>; codes follow. Raises PromptError for an empty or too long text."""
-        return self._drawing_prefix((self._text(text, "prompt"),), scale)
+        return self._drawing_prefix((self.heard(text, "prompt"),), scale)
 
     def unconditional(self, scale: Scale, pictures: Sequence[Codes] = ()) -> list[int]:
         """`draw` (or, with pictures, `edit`) with its text left out: the other side of guidance."""
@@ -97,13 +112,13 @@ class PromptBuilder:
 
     def edit(self, pictures: Sequence[Codes], text: str, scale: Scale) -> list[int]:
         """Prefix for picture(s) and text -> picture. Pictures are lists of codes, each of any scale."""
-        return self._drawing_prefix(self._given(pictures, self._text(text, "prompt")), scale)
+        return self._drawing_prefix(self._given(pictures, self.heard(text, "prompt")), scale)
 
     def read(self, pictures: Sequence[Codes], question: str) -> list[int]:
         """Prefix for picture(s) and question -> text. Raises PromptError if no picture is given."""
         if not pictures:
             raise PromptError("no picture was given to read; give at least one")
-        return self.conversation([Turn("user", self._given(pictures, self._text(question, "question")))])
+        return self.conversation([Turn("user", self._given(pictures, self.heard(question, "question")))])
 
     def text(self, text: str) -> list[int]:
         """Prefix for text -> text."""
@@ -130,17 +145,17 @@ class PromptBuilder:
 
     def train_draw(self, text: str | None, codes: Codes) -> tuple[list[int], list[int]]:
         """text -> picture; `text` None trains the unconditional side that guidance needs."""
-        given = "" if text is None else self._text(text, "prompt")
+        given = "" if text is None else self.heard(text, "prompt")
         return self._example((given,), Drawn(codes))
 
     def train_edit(self, pictures: Sequence[Codes], text: str | None, codes: Codes) -> tuple[list[int], list[int]]:
         """picture(s) and text -> picture; `text` None as in `train_draw`."""
-        given = "" if text is None else self._text(text, "prompt")
+        given = "" if text is None else self.heard(text, "prompt")
         return self._example(self._given(pictures, given), Drawn(codes))
 
     def train_read(self, pictures: Sequence[Codes], question: str, answer: str) -> tuple[list[int], list[int]]:
         """picture(s) and question -> text."""
-        given = self._given(pictures, self._text(question, "question"))
+        given = self._given(pictures, self.heard(question, "question"))
         return self._example(given, self._text(answer, "answer"))
 
     def train_text(self, text: str, answer: str) -> tuple[list[int], list[int]]:

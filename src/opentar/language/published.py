@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
+from opentar.core.bounds import bounded_by
 from opentar.core.errors import ConfigError, WeightsError, shown
 from opentar.core.tensors import check_kind, check_numbers, each_tensor_of
 from opentar.language.model import LanguageConfig
@@ -274,7 +275,7 @@ def _weights(folder: Path) -> tuple[dict[str, Tensor], int]:
 
 def _check_shapes(config: LanguageConfig, state: Mapping[str, Tensor], folder: Path) -> None:
     """Compare with a Qwen2 of that config built without memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), bounded_by([tensor.numel() for tensor in state.values()], str(folder)):
         expected = {name: tuple(tensor.shape) for name, tensor in Qwen2ForCausalLM(config.qwen()).state_dict().items()}
     if config.tie:
         expected.pop(_HEAD, None)

@@ -141,7 +141,16 @@ def _bpe(data: Mapping[str, Any]) -> Tokenizer:
         raise ValueError(f"model type {data['model']['type']!r}")
     vocab, merges = model.pop("vocab"), model.pop("merges")
     pairs = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
-    shell = {**data, "added_tokens": [], "model": {**data["model"], "vocab": {}, "merges": []}}
+    if sorted(vocab.values()) != list(range(len(vocab))):
+        raise ValueError(f"the ids of its {len(vocab)} pieces are not 0 to {len(vocab) - 1}")
+    # Cutting and padding to a length are options of other programs; here they could ask for any memory.
+    shell = {
+        **data,
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "model": {**data["model"], "vocab": {}, "merges": []},
+    }
     tokenizer = Tokenizer.from_str(json.dumps(shell))
     # Handed over as Python objects: through JSON once more, Qwen's 151,643 pieces would take twice as long.
     tokenizer.model = models.BPE(vocab=vocab, merges=pairs, **model)

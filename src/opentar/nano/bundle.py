@@ -1,16 +1,27 @@
-"""The end of a run: the trained parts put together into one model folder, stored small."""
+"""The end of a run: the trained parts put together into one model folder, stored small.
+
+    python -m opentar.nano.bundle MODEL
+
+gives a finished model folder what this module says today about its texts (spelling, known words). Weights stay.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from opentar.core.folder import load_part, save_part
+from opentar.core.config import to_dict
+from opentar.core.folder import CONFIG, MANIFEST, atomic_folder, load_part, read_config, save_part, saved_files
 from opentar.known_words import KnownWords
 from opentar.language.folder import load_language, save_language
-from opentar.model_folder import Defaults, DrawSettings, ModelConfig, part_files, write_model
+from opentar.language.prompt import ChatTemplate, PromptBuilder
+from opentar.model_folder import Defaults, DrawSettings, ModelConfig, part_files, write_config, write_model
+from opentar.model_folder import read_config as read_model_config
 from opentar.nano.stages.pictures import ScenePictures
 from opentar.nano.world.captions import caption
 from opentar.nano.world.concepts import load_concepts
@@ -44,7 +55,8 @@ def bundle(storage: str, out: Path) -> dict[str, float]:
     words = (results["ta_tok"] / "ta_tok" / WORDS).read_bytes()
     save_part(work / "ta_tok", config, state, storage, {WORDS: words})
     language = load_language(results["tune"] / "language")
-    save_language(work / "language", language.model, language.builder, storage)
+    builder = PromptBuilder(language.builder.tokenizer, language.builder.vocab, template(), language.builder.limit)
+    save_language(work / "language", language.model, builder, storage)
     flow = FlowDetokenizer.from_folder(results["polish"] / "detok")
     flow.autoencoder = flow.autoencoder.without_encoder()
     flow.save(work / "detok_diffusion", storage)
@@ -66,6 +78,34 @@ def bundle(storage: str, out: Path) -> dict[str, float]:
     return {"megabytes": sum(size for _, size in part_files(model)) / 1e6}
 
 
+def restate(model: Path) -> None:
+    """Give the finished model folder `model` today's `template` and `known_words`, and manifests that fit.
+
+    Every other file stays as it is, byte for byte. Raises WeightsError, ConfigError or OutputError.
+    """
+    config = dataclasses.replace(read_model_config(model), known_words=known_words())
+    with atomic_folder(model) as stage:
+        for part in config.parts:
+            shutil.copytree(model / part, stage / part)
+        language = stage / "language"
+        values = read_config(language)
+        values["opentar"]["template"] = to_dict(template())
+        with atomic_folder(language) as renewed:
+            for name in set(saved_files(language)) - {CONFIG, MANIFEST}:
+                shutil.copyfile(language / name, renewed / name)
+            text = json.dumps(values, ensure_ascii=False, indent=2)
+            (renewed / CONFIG).write_text(text + "\n", encoding="utf-8")
+        write_config(stage, config)
+
+
+def template() -> ChatTemplate:
+    """Captions and questions know one form of each word: small letters, save for what the names themselves have."""
+    words = {word for concept in load_concepts() for name in (concept.en, concept.plural) for word in name.split()}
+    words |= {concept.zh for concept in load_concepts()}
+    own = {word.lower(): word for word in sorted(words) if word != word.lower() or "-" in word}
+    return ChatTemplate(fold=True, spellings=own | {"colour": "color", "grey": "gray"})
+
+
 def known_words() -> tuple[str, ...]:
     """Every word of captions and questions: names, colours, grounds, and what a sample of sentences is made of."""
     words: set[str] = {*COLOURS, *COLOURS_ZH.values(), *BACKGROUNDS, *BACKGROUNDS_ZH.values()}
@@ -74,8 +114,13 @@ def known_words() -> tuple[str, ...]:
     source, rng = ScenePictures(), np.random.default_rng(17)
     names, signs = KnownWords(words), set()
     for spec in source.specs(rng, 2000):
-        said = [caption(spec, "en", rng), *(qa.question for qa in questions(spec, "en", rng))]
+        said = [caption(spec, "en", rng), *(qa.question for qa in questions(spec, "en", rng, True))]
         words |= {word.strip(".,?!:;'\"").lower() for text in said for word in text.split()}
         # Chinese is written without spaces: what no name covers (measure words, "on") is known sign by sign.
-        signs |= {sign for run in names.split(caption(spec, "zh", rng))[1] for sign in run}
+        for text in (caption(spec, "zh", rng), *(qa.question for qa in questions(spec, "zh", rng, True))):
+            signs |= {sign for run in names.split(text)[1] for sign in run}
     return tuple(sorted(word for word in words | signs if word))
+
+
+if __name__ == "__main__":
+    restate(Path(sys.argv[1]))

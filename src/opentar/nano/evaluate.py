@@ -7,6 +7,7 @@ Scores are nested mappings; `report.flatten` gives them dotted keys (`geneval.tw
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from opentar.core.errors import OutputError
 from opentar.core.progress import Count, Progress, part_of
 from opentar.eval import pope
 from opentar.eval.reading import ask_all
@@ -31,6 +33,11 @@ from opentar.nano.world.render import load_book, render
 
 if TYPE_CHECKING:
     from opentar.pipeline import Tar
+
+
+class ReportWarning(UserWarning):
+    """The scores are there, but not everything of the report could be written."""
+
 
 _ALL = GENEVAL_SIZE * len(geneval.TAGS)
 
@@ -56,7 +63,8 @@ def evaluate(
         seed: of every drawing; a single drawing can be repeated with `Tar.generate(prompt, seed=seed)`.
         detok: de-tokenizer, None for the model's own choice.
         scale: index of the code grid to draw at, None for the model's own choice.
-        out_dir: empty or new folder for report.md, scores.json, the sheets and all drawings.
+        out_dir: empty or new folder for report.md, scores.json, the sheets and all drawings. Where they cannot be
+            written in the end, `meta.report_error` says why, and a ReportWarning.
         samples: drawings of each prompt, with seeds counted up.
         links: also score autoencoder, tokenizer and language on their own (`meta.links`).
         judge: the judge; None loads it, and builds its probe the first time (about two minutes on one core).
@@ -89,9 +97,18 @@ def evaluate(
         "meta": meta,
     }
     if folder is not None:
-        write_report(folder, result, drawings, seed)
-        write_drawings(folder / "drawings", drawings, {prompt.id: prompt.to_line() for prompt in prompts})
+        _keep(folder, result, drawings, prompts)
     return result
+
+
+def _keep(folder: Path, result: dict[str, Any], drawings: Sequence[Drawing], prompts: Sequence[GenevalPrompt]) -> None:
+    """Write the report. Scores that took long are not lost with it: they say themselves what went wrong."""
+    try:
+        write_report(folder, result, drawings, result["meta"]["seed"])
+        write_drawings(folder / "drawings", drawings, {prompt.id: prompt.to_line() for prompt in prompts})
+    except OutputError as error:
+        result["meta"]["report_error"] = str(error)
+        warnings.warn(f"the report is not whole: {error}", ReportWarning, stacklevel=3)
 
 
 def _check_drawing(tar: Tar, *, seed: int, samples: int, detok: str | None, scale: int | None) -> None:

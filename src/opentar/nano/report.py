@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from opentar.core.errors import OutputError, shown
-from opentar.core.pictures import save_picture
+from opentar.core.picture_files import save_picture
 from opentar.nano.judge.judge import Verdict
 
 _CELL, _TEXT_LINES, _LINE = 132, 4, 11
@@ -158,11 +158,15 @@ def write_report(folder: Path, scores: Mapping[str, Any], drawings: Sequence[Dra
 def write_drawings(folder: Path, drawings: Sequence[Drawing], lines: Mapping[str, Mapping[str, Any]]) -> None:
     """Write drawings in GenEval's layout, NNNNN/samples/0000.png beside NNNNN/metadata.jsonl.
 
-    `lines` holds the metadata line of each prompt id, in the order of the numbers.
+    `lines` holds the metadata line of each prompt id, in the order of the numbers. Raises OutputError where the disk
+    refuses.
     """
     for number, identity in enumerate(lines):
         place = folder / f"{number:05d}" / "samples"
-        place.mkdir(parents=True)
+        try:
+            place.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"{shown(place)} cannot be made ({error.strerror}); choose another folder") from error
         _write(place.parent / "metadata.jsonl", json.dumps(lines[identity], ensure_ascii=False) + "\n")
         own = [drawing for drawing in drawings if drawing.id == identity]
         for sample, drawing in enumerate(own):

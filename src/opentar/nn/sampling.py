@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from opentar.core.errors import ConfigError
+from opentar.core.errors import ConfigError, ModelError
 
 _SEED_LIMIT = 2**63
 
@@ -80,12 +80,17 @@ def sample(
 
     Raises:
         ConfigError: a setting is out of its range.
+        ModelError: NaN or infinity in `logits`.
     """
     check_sampling(temperature, top_k, top_p)
     if temperature == 0:
-        return logits.float().argmax(-1)
+        index_B = logits.float().argmax(-1)
+        # NaN counts as the largest.
+        _check_finite(logits.gather(-1, index_B[:, None]))
+        return index_B
     # The inverse of the distribution function on the CPU: torch.multinomial draws differently on each device.
     sums_BV = probabilities(logits, temperature, top_k, top_p).cpu().double().cumsum(-1)
+    _check_finite(sums_BV[:, -1:])
     if generator is None or isinstance(generator, torch.Generator):
         draws_B1 = torch.rand(len(sums_BV), 1, generator=generator, dtype=torch.float64)
     else:
@@ -95,6 +100,14 @@ def sample(
     # A draw that rounds up to the whole sum must not land behind the last entry with any probability.
     last_B1 = (sums_BV < sums_BV[:, -1:]).sum(-1, keepdim=True)
     return torch.minimum(index_B1, last_B1).squeeze(1).to(logits.device)
+
+
+def _check_finite(numbers: Tensor) -> None:
+    if not bool(torch.isfinite(numbers).all()):
+        raise ModelError(
+            "the model computed NaN or infinity: its weights or its config are damaged, or numbers were too large for "
+            "their type; load it in float32"
+        )
 
 
 def generators(seed: int | Sequence[int], count: int) -> list[torch.Generator]:

@@ -199,6 +199,11 @@ def _card(builder: PromptBuilder, licence: str) -> str:
     vocab = builder.vocab
     system = "no system turn" if builder.template.system is None else f'the system text "{builder.template.system}"'
     lengths = ", ".join(f"{scale.length} after `<S{scale.index}>`" for scale in vocab.scales)
+    spelling = (
+        "- It learned one spelling: small letters (sentences and questions begin with a capital), single spaces, no\n"
+        "  hyphens between words. OpenTar brings prompts into it; other programs must do so themselves.\n"
+    )
+    spelling = spelling if builder.template.fold else ""
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -216,7 +221,7 @@ A plain Qwen2 model with image tokens, written by OpenTar (`opentar export qwen2
 | {vocab.first_code} to {vocab.size - 1} | `<I0>` to `<I{vocab.codebook_size - 1}>` |
 
 - Prompts are in the chat form with {system}; the chat template is in the folder.
-- Reading: the codes of a picture stand bare in the user turn, then a line end and the question.
+{spelling}- Reading: the codes of a picture stand bare in the user turn, then a line end and the question.
 - Drawing: the assistant turn begins with `<im_start><S2>` (or another scale), then codes alone may be chosen, as many
   as the grid has: {lengths}. Codes become a picture with the other parts of the model.
 - The tokenizer turns `<I12>` in a text into an image token. Texts of strangers must be encoded without added tokens.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from opentar import model_folder
+from opentar.core import environment
 from opentar.core.disk import check_room, free_bytes
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError, nearest, shown
 from opentar.core.folder import atomic_folder, verify
@@ -159,7 +160,7 @@ def add_to_model(
         OutputError: the disk is too small or refuses.
     """
     # A link is followed: what it points to is replaced, not the link.
-    folder = Path(folder).expanduser().resolve()
+    folder = environment.expanded(folder).resolve()
     _check_dtype(dtype)
     if not ar and not sana:
         raise ModelError(f"nothing was given to add to {shown(folder)}; name AR or SANA de-tokenizers")
@@ -183,7 +184,7 @@ def add_to_model(
 
 
 def _path(given: str | Path) -> Path:
-    return Path(given).expanduser()
+    return environment.expanded(given)
 
 
 def _check_dtype(dtype: str) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,12 @@ class InitReport:
     """float32 or bfloat16"""
     tokenizer: str
     """which tokenizer of texts it has"""
+    disk_bytes: int
+    """room on the disk that it was asked for"""
+    memory_bytes: int
+    """memory that making it takes"""
+    written: bool
+    """False where this is only what would be written"""
 
 
 class RandomState(Mapping[str, Tensor]):
@@ -119,6 +126,7 @@ def init_random(
     seed: int = 0,
     parts: Sequence[str] = PARTS,
     shard_bytes: int = SHARD_BYTES,
+    dry_run: bool = False,
     progress: Progress | None = None,
 ) -> InitReport:
     """Write a model folder of random weights.
@@ -130,6 +138,7 @@ def init_random(
         seed: of the numbers.
         parts: which parts; language and ta_tok are always needed.
         shard_bytes: most bytes of tensors in one file.
+        dry_run: refuse what would be refused and write nothing.
         progress: called while tensors are made.
 
     Raises:
@@ -139,28 +148,23 @@ def init_random(
     """
     out = Path(out)
     kind = resolve_dtype(dtype)
-    if not isinstance(kind, torch.dtype):
+    if not isinstance(kind, torch.dtype) or kind == torch.float16:
         raise ConfigError(f"dtype is {shown(dtype)}; choose float32 or bfloat16")
     parts = _checked(parts)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise OutputError(f"{shown(out)} exists and is not an empty folder; choose another name")
     tensors = {part: _shapes(size, part) for part in parts}
-    total = {part: sum(_numbers(like) for like in groups.values()) for part, groups in tensors.items()}
-    stored = sum(total.values()) * kind.itemsize
-    if "detok_diffusion" in total:
-        # Whatever the type of the rest, they are float32.
-        negative = math.prod(_negative_shape(size.sana))
-        total["detok_diffusion"] += negative
-        stored += negative * torch.float32.itemsize
-    _check_machine(out, tensors, kind, shard_bytes)
+    total, stored = _sizes(size, tensors, kind)
+    disk, memory = _check_machine(out, tensors, kind, shard_bytes)
     config, tokenizer, text = _with_tokenizer(size.language)
     size = dataclasses.replace(size, language=config)
     told = _model_config(size, parts, text)
     writer = _Writer(size, tensors, kind, seed, shard_bytes, progress)
-    with atomic_folder(out) as stage:
-        for part in parts:
-            writer.write(part, stage / part, tokenizer)
-        model_folder.write_config(stage, told)
+    if not dry_run:
+        with atomic_folder(out) as stage:
+            for part in parts:
+                writer.write(part, stage / part, tokenizer)
+            model_folder.write_config(stage, told)
     return InitReport(
         folder=out,
         name=told.name,
@@ -168,6 +172,9 @@ def init_random(
         bytes=stored,
         storage=writer.storage,
         tokenizer=text,
+        disk_bytes=disk,
+        memory_bytes=memory,
+        written=not dry_run,
     )
 
 
@@ -210,21 +217,44 @@ def _negative_shape(size: SanaSize) -> tuple[int, int]:
     return size.negative_length, size.transformer["caption_channels"]
 
 
+def _sizes(
+    size: TarSize, tensors: Mapping[str, Mapping[str, Mapping[str, Tensor]]], kind: torch.dtype
+) -> tuple[dict[str, int], int]:
+    """Numbers of each part, and the bytes that all of them are stored in."""
+    total = {part: sum(_numbers(like) for like in groups.values()) for part, groups in tensors.items()}
+    stored = sum(total.values()) * kind.itemsize
+    if "detok_diffusion" in total:
+        # Whatever the type of the rest, they are float32.
+        negative = math.prod(_negative_shape(size.sana))
+        total["detok_diffusion"] += negative
+        stored += negative * torch.float32.itemsize
+    return total, stored
+
+
 def _numbers(like: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in like.values())
 
 
 def _check_machine(
     out: Path, tensors: Mapping[str, Mapping[str, Mapping[str, Tensor]]], kind: torch.dtype, shard_bytes: int
-) -> None:
-    """Refuse before the first number is made. Held at a time are one file and one more tensor in two copies."""
+) -> tuple[int, int]:
+    """Refuse before the first number is made; bytes of disk and of memory that are needed.
+
+    Held at a time are one file and one more tensor in two copies.
+    """
+    existing = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {shown(out)}: no right to write in {shown(existing)}; choose another folder")
     groups = [like for part in tensors.values() for like in part.values()]
-    check_room(out, sum(_numbers(like) for like in groups) * kind.itemsize + _OTHER_FILES)
+    disk = sum(_numbers(like) for like in groups) * kind.itemsize + _OTHER_FILES
+    check_room(out, disk)
     held = []
     for like in groups:
         largest = max(tensor.numel() for tensor in like.values()) * kind.itemsize
         held.append(min(_numbers(like) * kind.itemsize, shard_bytes) + 2 * largest)
-    check_memory("making these weights", max(held) + 4 * _CHUNK + _PROGRAM_BYTES)
+    memory = max(held) + 4 * _CHUNK + _PROGRAM_BYTES
+    check_memory("making these weights", memory)
+    return disk, memory
 
 
 def _with_tokenizer(config: LanguageConfig) -> tuple[LanguageConfig, str, str]:

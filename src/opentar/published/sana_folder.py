@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,8 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from opentar.core.bounds import bounded_by
 from opentar.core.config import to_dict
-from opentar.core.errors import WeightsError, nearest, shown
+from opentar.core.errors import OpenTarError, WeightsError, nearest, shown
 from opentar.core.headers import read_header
 from opentar.core.storage import write_tensors
 from opentar.core.tensors import check_kind, check_numbers, check_plain, each_tensor_of
@@ -32,18 +34,13 @@ from opentar.tokens_to_image.sana_parts import (
     NEGATIVE_NAME,
     NEGATIVE_PICKLE,
     STEM,
+    check_numbers_of,
     class_of,
     diffusers_library,
     read_json,
 )
 
 WEIGHTS, INDEX = f"{STEM}.safetensors", f"{STEM}.safetensors.index.json"
-_NUMBERS: dict[str, dict[str, tuple[float, float]]] = {
-    "transformer": {"sample_size": (1, 4096), "timestep_scale": (1e-6, 1e6)},
-    "vae": {"scaling_factor": (1e-6, 1e6)},
-    "scheduler": {"num_train_timesteps": (1, 100_000)},
-}
-"""Part -> settings that are first used while drawing, with what they may be: whole numbers where the limits are."""
 
 
 class PublishedSana(NamedTuple):
@@ -81,7 +78,10 @@ def read_sana(folder: str | Path) -> PublishedSana:
     configs = {name: _config(folder, name, classes[name]) for name in classes}
     files = {name: _weight_files(folder / name) for name in CLASSES}
     tensors = {name: _headers(folder / name, files[name]) for name in CLASSES}
-    built = {name: _built(classes[name], configs[name], folder / name) for name in CLASSES}
+    built = {}
+    for name in CLASSES:
+        with bounded_by([math.prod(shape) for shape, _ in tensors[name].values()], shown(folder / name)):
+            built[name] = _built(classes[name], configs[name], folder / name)
     for name in CLASSES:
         expected = {key: tuple(tensor.shape) for key, tensor in built[name].state_dict().items()}
         _check_tensors(folder / name, tensors[name], expected)
@@ -170,9 +170,7 @@ def _config(folder: Path, name: str, kind: str) -> dict[str, Any]:
                 f"{path} has the unknown setting {shown(key)}; {kind} of the installed diffusers knows "
                 f"{', '.join(known)}.{nearest(key, known)}"
             )
-    for key, limits in _NUMBERS[name].items():
-        if key in config:
-            _check_number(path, key, config[key], *limits)
+    check_numbers_of(name, config, path)
     return config
 
 
@@ -180,14 +178,6 @@ def _defaults(kind: str) -> dict[str, Any]:
     """The settings that a class of diffusers knows, with their defaults."""
     signature = inspect.signature(getattr(diffusers_library(), kind).__init__)
     return {name: setting.default for name, setting in signature.parameters.items() if name != "self"}
-
-
-def _check_number(path: Path, name: str, value: Any, low: float, high: float) -> None:
-    whole = isinstance(low, int)
-    right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not right or not low <= value <= high:
-        kind = "whole number" if whole else "number"
-        raise WeightsError(f"{path}: {name} is {shown(value)}; expected a {kind} from {low:g} to {high:g}")
 
 
 def _weight_files(folder: Path) -> tuple[str, ...]:
@@ -229,6 +219,8 @@ def _built(kind: str, config: Mapping[str, Any], where: Path) -> Any:
     try:
         with torch.device("meta"):
             return getattr(diffusers_library(), kind)(**_settings(config))
+    except OpenTarError:
+        raise
     except Exception as error:
         # diffusers checks few settings itself, so a wrong one fails anywhere inside.
         reason = str(error).split("\n")[0][:120]

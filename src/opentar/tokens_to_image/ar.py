@@ -22,9 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opentar.core.bounds import EPS, LAYERS, SIZE, within
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ModelError
 from opentar.core.folder import assemble, atomic_folder, load_part, save_part
+from opentar.nn.half import halve
 from opentar.nn.sampling import check_sampling, generators, guide, sample
 from opentar.tokens_to_image.detokenizer import (
     Callback,
@@ -74,12 +76,14 @@ class ARConfig:
     """Nucleus when the caller names none; 1 is off."""
 
     def __post_init__(self) -> None:
+        names = ("feature_size", "prefix", "codes", "codebook_size", "hidden_size", "heads", "mlp_size")
+        within(self, SIZE, *names)
+        within(self, LAYERS, "layers")
+        within(self, EPS, "norm_eps")
         if self.hidden_size % self.heads:
             raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
-        if self.codes < 1 or math.isqrt(self.codes) ** 2 != self.codes:
+        if math.isqrt(self.codes) ** 2 != self.codes:
             raise ConfigError(f"codes {self.codes} is not a square number; a picture is a square grid of codes")
-        if self.prefix < 1:
-            raise ConfigError(f"prefix {self.prefix} must be at least 1")
         check_sampling(self.temperature, self.top_k, self.top_p)
         check_guidance(self.guidance)
 
@@ -225,13 +229,16 @@ class ARTransformer(nn.Module):
 
     @classmethod
     def from_folder(cls, folder: str | Path, dtype: LoadDtype = "stored") -> ARTransformer:
-        """Read what ``save`` wrote, in eval mode; `dtype` "stored" maps the weights as they lie there.
+        """Read what ``save`` wrote, in eval mode; `dtype` "stored" maps the weights, float16 is as nn/half.py says.
 
         Raises WeightsError or ConfigError.
         """
-        config, state = load_part(Path(folder), dtype)
+        config, state = load_part(Path(folder), "stored" if dtype == torch.float16 else dtype)
         sizes = from_dict(ARConfig, config, where=f"{folder}/config.json")
-        return assemble(lambda: cls(sizes), state, str(folder))
+        model = assemble(lambda: cls(sizes), state, str(folder))
+        if dtype == torch.float16:
+            halve(model, str(folder))
+        return model
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opentar.core.bounds import LAYERS, SIDE, SIZE, Range, within
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ImageError, ModelError
 from opentar.core.folder import assemble, load_part, save_part
@@ -45,13 +46,16 @@ class AutoencoderConfig:
     """Multiplied in after the shift, so that latents have a standard deviation of about one."""
 
     def __post_init__(self) -> None:
+        within(self, SIDE, "image_size")
+        within(self, SIZE, "latent_channels", "encoder_channels", "decoder_channels")
+        within(self, Range(0, LAYERS.high), "encoder_blocks", "decoder_blocks")
         levels = len(self.encoder_channels)
         for name in ("decoder_channels", "encoder_blocks", "decoder_blocks"):
             if len(getattr(self, name)) != levels:
                 raise ConfigError(f"{name} has {len(getattr(self, name))} entries; encoder_channels has {levels}.")
         if not levels:
             raise ConfigError("encoder_channels is empty; give one width per halving.")
-        if self.image_size < 1 or self.image_size % 2**levels:
+        if self.image_size % 2**levels:
             raise ConfigError(f"image_size {self.image_size} is not a multiple of {2**levels} (one halving a level).")
         if self.latent_scale <= 0:
             raise ConfigError(f"latent_scale {self.latent_scale} must be above 0.")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opentar.core.bounds import SIDE, SIZE, within
 from opentar.core.errors import ConfigError
 from opentar.tokens_to_image.detokenizer import grid_side
 
@@ -38,9 +39,8 @@ class DraftConfig:
     """Share of the grid's numbers left out while training; those who learn from drafts meet their mistakes, too."""
 
     def __post_init__(self) -> None:
-        for name in ("feature_size", "latent_channels", "latent_side", "side", "cell_size", "hidden_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give a positive number")
+        within(self, SIDE, "latent_side", "side")
+        within(self, SIZE, "feature_size", "latent_channels", "cell_size", "hidden_size")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; give a number from 0 to below 1")
 

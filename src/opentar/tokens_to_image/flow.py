@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opentar.core.bounds import LAYERS, SIDE, SIZE, within
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ModelError
 from opentar.core.folder import assemble, atomic_folder, load_part, save_part
@@ -77,14 +78,15 @@ class FlowConfig:
     """Guidance when the caller names none; more over-saturates."""
 
     def __post_init__(self) -> None:
+        within(self, SIZE, "feature_size", "latent_channels", "patch", "hidden_size", "heads", "mlp_size", "time_size")
+        within(self, SIDE, "latent_side", "feature_sides")
+        within(self, LAYERS, "layers")
         if self.latent_side % self.patch:
             raise ConfigError(f"latent_side {self.latent_side} is not a multiple of patch {self.patch}")
         if self.hidden_size % self.heads:
             raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
-        if not self.feature_sides or min(self.feature_sides) < 1:
+        if not self.feature_sides:
             raise ConfigError(f"feature_sides {self.feature_sides} must name at least one grid side above 0")
-        if self.time_size is not None and self.time_size < 1:
-            raise ConfigError(f"time_size is {self.time_size}; give a positive number")
         for name in ("feature_size", "latent_channels", "latent_side") if self.draft else ():
             if getattr(self.draft, name) != getattr(self, name):
                 raise ConfigError(f"{name} is {getattr(self, name)}, but its draft's is {getattr(self.draft, name)}")
@@ -148,7 +150,10 @@ class FlowTransformer(nn.Module):
         self.config = config
         width, cell = config.hidden_size, config.patch**2
         self.latents_in = nn.Linear(config.latent_channels * cell, width)
-        self.positions = nn.Parameter(_places(config.latent_side // config.patch, width))
+        self.positions = nn.Parameter(torch.empty(config.tokens, width))
+        # After it is registered: on the meta device nothing is computed, however large a config wants it.
+        if not self.positions.is_meta:
+            self.positions.data.copy_(_places(config.latent_side // config.patch, width))
         self.features_in = nn.Linear(config.feature_size * cell, width)
         self.side_embedding = nn.Embedding(len(config.feature_sides), width)
         self.no_condition = nn.Parameter(torch.randn(width) * 0.02)

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opentar.core.bounds import SIDE, within
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ModelError, shown
 from opentar.core.folder import CONFIG, MANIFEST, atomic_folder, read_config, verify
 from opentar.core.storage import write_tensors
 from opentar.nn.sampling import generators, guide, noise
 from opentar.tokens_to_image.detokenizer import Callback, check_guidance, check_steps, grid_side, write_settings
-from opentar.tokens_to_image.sana_parts import NEGATIVE_NAME, read_parts
+from opentar.tokens_to_image.sana_parts import NEGATIVE_NAME, read_parts, settings_tried
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, SanaTransformer2DModel, SchedulerMixin
@@ -47,8 +48,7 @@ class SanaConfig:
     """Guidance when the caller names none; 1 needs no second run of the transformer."""
 
     def __post_init__(self) -> None:
-        if self.image_size is not None and self.image_size < 1:
-            raise ConfigError(f"image_size {self.image_size} must be at least 1")
+        within(self, SIDE, "image_size")
         check_steps(self.steps)
         check_guidance(self.guidance)
 
@@ -145,24 +145,27 @@ class SanaDetokenizer(nn.Module):
             condition = torch.cat([negative_ND.expand_as(condition), condition])
         condition = condition.to(dtype)
         mask = torch.ones(condition.shape[:2], dtype=dtype, device=device)
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)
-        scheduler.set_timesteps(steps, device=device)
+        with settings_tried("the SANA scheduler"):
+            scheduler = type(self.scheduler).from_config(self.scheduler.config)
+            scheduler.set_timesteps(steps, device=device)
         latents_BChw = latents_BChw.to(device, torch.float32)
         repeats = 2 if guidance > 1 else 1
         for done, time in enumerate(scheduler.timesteps, start=1):
-            guess = self.transformer(
-                latents_BChw.repeat(repeats, 1, 1, 1).to(dtype),
-                encoder_hidden_states=condition,
-                encoder_attention_mask=mask,
-                timestep=time.expand(len(condition)) * self.transformer.config.timestep_scale,
-                return_dict=False,
-            )[0].float()
+            with settings_tried("the SANA transformer"):
+                guess = self.transformer(
+                    latents_BChw.repeat(repeats, 1, 1, 1).to(dtype),
+                    encoder_hidden_states=condition,
+                    encoder_attention_mask=mask,
+                    timestep=time.expand(len(condition)) * self.transformer.config.timestep_scale,
+                    return_dict=False,
+                )[0].float()
             if guidance > 1:
                 without, given = guess.chunk(2)
                 guess = guide(given, without, guidance)
             # Some SANA transformers also predict a variance, which the solvers do not use.
             guess = guess[:, : latents_BChw.shape[1]]
-            latents_BChw = scheduler.step(guess, time, latents_BChw, return_dict=False)[0]
+            with settings_tried("the SANA scheduler"):
+                latents_BChw = scheduler.step(guess, time, latents_BChw, return_dict=False)[0]
             if callback is not None:
                 callback(done, len(scheduler.timesteps), partial(self.pixels, latents_BChw))
         return latents_BChw
@@ -173,7 +176,8 @@ class SanaDetokenizer(nn.Module):
         scaled = (latents_BChw / self.vae.config.scaling_factor).to(self.vae.dtype)
         # As the weights lie.
         scaled = scaled.contiguous(memory_format=torch.channels_last)
-        return (self.vae.decode(scaled, return_dict=False)[0].float() * 0.5 + 0.5).clamp(0, 1)
+        with settings_tried("the SANA autoencoder"):
+            return (self.vae.decode(scaled, return_dict=False)[0].float() * 0.5 + 0.5).clamp(0, 1)
 
     def _negative(self, count: int) -> Tensor:
         """The negative features (count, D), fitted as ``decode`` says."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from opentar.core.errors import ModelError, WeightsError, shown
+from opentar.core.bounds import LAYERS, SIDE, bounded_by
+from opentar.core.errors import ModelError, OpenTarError, WeightsError, shown
 from opentar.core.folder import assemble
 from opentar.core.storage import each_tensor, read_tensors, stored_dtype
 
@@ -34,6 +36,14 @@ STEM = "diffusion_pytorch_model"
 CLASSES = {"transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC"}
 CONFIGS = {"transformer": "config.json", "vae": "config.json", "scheduler": "scheduler_config.json"}
 """Part -> its class (any scheduler will do), and the file of its settings."""
+
+
+_NUMBERS: dict[str, dict[str, tuple[float, float]]] = {
+    "transformer": {"sample_size": (1, 4096), "timestep_scale": (1e-6, 1e6), "num_layers": LAYERS},
+    "vae": {"scaling_factor": (1e-6, 1e6)},
+    "scheduler": {"num_train_timesteps": (1, 100_000), "solver_order": (1, 10)},
+}
+"""Part -> settings that no tensor bounds, with what they may be: whole numbers where the limits are."""
 
 
 class SanaParts(NamedTuple):
@@ -57,9 +67,18 @@ def read_parts(folder: Path, dtype: LoadDtype) -> SanaParts:
         WeightsError: a part is missing, damaged or of another class.
     """
     classes, configs = _classes(folder), {name: read_json(folder / name / file) for name, file in CONFIGS.items()}
+    for name, file in CONFIGS.items():
+        check_numbers_of(name, configs[name], folder / name / file)
+    # Convolutions on the CPU need no reordering when numbers lie channels last (about a tenth of the time).
+    order = torch.channels_last
+    ordered = {name: _float32(tensor, order) for name, tensor in each_tensor(folder / "vae", STEM)}
+    vae = _assembled(classes["vae"], configs["vae"], ordered, folder / "vae", order)
+    # Before the transformer, which may compute a table of positions for it.
+    _check_side(configs["transformer"], vae, folder)
     weights = folder / "transformer"
     own = stored_dtype(weights, STEM)
-    run = own if dtype == "stored" else dtype
+    # In float16 its linear attention overflows.
+    run = own if dtype == "stored" else torch.float32 if dtype == torch.float16 else dtype
     if run == own == torch.bfloat16:
         state = read_tensors(weights, "bfloat16", {}, "stored", STEM)
     else:
@@ -67,10 +86,6 @@ def read_parts(folder: Path, dtype: LoadDtype) -> SanaParts:
     transformer = _assembled(classes["transformer"], configs["transformer"], state, weights)
     # Only what is computed may still be of another type. The base class's: diffusers warns where nothing is wrong.
     nn.Module.to(transformer, run)
-    # Convolutions on the CPU need no reordering when numbers lie channels last (about a tenth of the time).
-    order = torch.channels_last
-    ordered = {name: _float32(tensor, order) for name, tensor in each_tensor(folder / "vae", STEM)}
-    vae = _assembled(classes["vae"], configs["vae"], ordered, folder / "vae", order)
     scheduler = _built(classes["scheduler"], configs["scheduler"], folder / "scheduler")
     return SanaParts(transformer, vae, scheduler, _read_negative(folder, transformer.config.caption_channels))
 
@@ -117,7 +132,8 @@ def _assembled(
     where: Path,
     order: torch.memory_format = torch.contiguous_format,
 ) -> Any:
-    built = _built(kind, config, where, device="meta")
+    with bounded_by([tensor.numel() for tensor in state.values()], shown(where)):
+        built = _built(kind, config, where, device="meta")
     if any(name not in built.state_dict() for name, _ in built.named_buffers()):
         # What is computed when it is built needs memory: the position table of the sizes above 1024 px.
         built = _built(kind, config, where)
@@ -129,10 +145,41 @@ def _built(kind: Any, config: Mapping[str, Any], where: Path, device: str = "cpu
     try:
         with torch.device(device):
             return kind.from_config(dict(config))
+    except OpenTarError:
+        raise
     except Exception as error:
         # diffusers checks few settings itself, so a wrong one fails anywhere inside.
         reason = str(error).split("\n")[0][:160]
         raise WeightsError(f"the config in {where} cannot be used ({reason}); get the folder again") from error
+
+
+def check_numbers_of(name: str, config: Mapping[str, Any], path: Path) -> None:
+    """Raise WeightsError for settings of the part `name` that no tensor bounds and that are out of range."""
+    for key, (low, high) in _NUMBERS[name].items():
+        value = config.get(key, low)
+        whole = isinstance(low, int)
+        right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not right or not low <= value <= high:
+            kind = "whole number" if whole else "number"
+            raise WeightsError(f"{path}: {key} is {shown(value)}; expected a {kind} from {low:g} to {high:g}")
+
+
+def _check_side(config: Mapping[str, Any], vae: Any, folder: Path) -> None:
+    side = config.get("sample_size", 32) * 2 ** (len(vae.config.encoder_block_out_channels) - 1)
+    if not SIDE.low <= side <= SIDE.high:
+        raise WeightsError(f"{folder}: pictures of {side} px; expected {SIDE.low:g} to {SIDE.high:g}: get it again")
+
+
+@contextmanager
+def settings_tried(where: str) -> Iterator[None]:
+    """What diffusers says of a setting when it is first used, as a WeightsError; it checks few of them before."""
+    try:
+        yield
+    except (OpenTarError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).split("\n")[0][:160]
+        raise WeightsError(f"the settings of {where} cannot be used ({reason}); get the folder again") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opentar.core.bounds import EPS, LAYERS, SIZE, within
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, DataError, ImageError, ModelError
 from opentar.core.folder import assemble, load_part, save_part
@@ -41,10 +42,11 @@ class VQGANConfig:
     """Added to the variance in every GroupNorm."""
 
     def __post_init__(self) -> None:
-        if not self.channels or any(width < 1 or width % self.groups for width in self.channels):
-            raise ConfigError(f"channels {self.channels} must be multiples of groups {self.groups}")
-        if min(self.blocks, self.latent_channels, self.code_size, self.codebook_size) < 1:
-            raise ConfigError("blocks, latent_channels, code_size and codebook_size must be at least 1")
+        within(self, SIZE, "channels", "latent_channels", "code_size", "codebook_size", "groups")
+        within(self, LAYERS, "blocks")
+        within(self, EPS, "norm_eps")
+        if not self.channels or any(width % self.groups for width in self.channels):
+            raise ConfigError(f"channels {self.channels[:8]} must be multiples of groups {self.groups}")
 
     @property
     def factor(self) -> int:
@@ -223,8 +225,7 @@ class LatentVQConfig:
     """Entries of the codebook."""
 
     def __post_init__(self) -> None:
-        if self.codebook_size < 1:
-            raise ConfigError(f"codebook_size {self.codebook_size} must be at least 1")
+        within(self, SIZE, "codebook_size")
 
 
 class LatentVQ(nn.Module):

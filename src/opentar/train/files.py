@@ -6,19 +6,27 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from opentar.core.errors import DataError
+from opentar.core.errors import DataError, OutputError, shown
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write `values`, so that a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `values`, so that a reader sees the old file or the new one, never a part.
+
+    Raises: OutputError where the disk refuses; the old file stays.
+    """
     unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    os.replace(unfinished, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {shown(path)}: {error.strerror}; make room and start again") from error
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,7 +18,8 @@ class Logger:
     def __init__(self, folder: Path, name: str, steps: int, *, quiet: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.name, self.steps, self.quiet, self.began = name, steps, quiet, time.time()
-        self.file = (folder / "log.jsonl").open("a", encoding="utf-8")
+        # Unbuffered: what a full disk refuses must not be kept to be written, and refused, again.
+        self.file = (folder / "log.jsonl").open("ab", buffering=0)
         self.board: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -29,17 +33,30 @@ class Logger:
             print(f"[{self.name}] {text}", file=sys.stderr, flush=True)
 
     def row(self, step: int, numbers: dict[str, float]) -> None:
-        """Log `numbers` of `step` everywhere. NaN is logged as NaN, never left out."""
+        """Log `numbers` of `step` everywhere. NaN is logged as NaN, never left out.
+
+        A row that the disk refuses is said and left out: it is no reason to end a training.
+        """
         record = {"step": step, "seconds": round(time.time() - self.began, 1), **numbers}
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
-        if self.board is not None:
-            for key, value in numbers.items():
-                self.board.add_scalar(key, value, step)
+        try:
+            self._append(json.dumps(record) + "\n")
+            if self.board is not None:
+                for key, value in numbers.items():
+                    self.board.add_scalar(key, value, step)
+        except OSError as error:
+            self.say(f"the row of step {step} cannot be logged ({error.strerror}); training goes on")
         self.say(f"step {step}/{self.steps}  " + "  ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
+
+    def _append(self, line: str) -> None:
+        """One whole line or none. Raises OSError."""
+        before, content = self.file.seek(0, os.SEEK_END), line.encode("utf-8")
+        if self.file.write(content) != len(content):
+            self.file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Flush and close the files."""
         self.file.close()
         if self.board is not None:
-            self.board.close()
+            with contextlib.suppress(OSError):
+                self.board.close()

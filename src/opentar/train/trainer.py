@@ -226,9 +226,13 @@ class Trainer:
         """Samples and held-out scores."""
         module.eval()
         with torch.inference_mode():
-            folder = self.folder / "samples"
-            folder.mkdir(parents=True, exist_ok=True)
-            self.stage.samples(module, folder, done)
+            try:
+                folder = self.folder / "samples"
+                folder.mkdir(parents=True, exist_ok=True)
+                self.stage.samples(module, folder, done)
+            except OSError as error:
+                # Samples are for looking at: a disk that is full for them must not end days of training.
+                self.logger.say(f"samples of step {done} cannot be written ({error.strerror}); training goes on")
             scores = self.stage.scores(module)
         module.train()
         self.logger.row(done, {f"score/{key}": value for key, value in scores.items()})

@@ -1,0 +1,158 @@
+"""`opentar chat`: one start, many questions and drawings."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from opentar.commands import options
+from opentar.commands.draw import tell
+from opentar.commands.files import check_one_stdin, open_source, picture_source
+from opentar.commands.model import load
+from opentar.commands.output import Output
+from opentar.commands.saving import picture_places, save
+from opentar.core import environment
+from opentar.core.errors import ConfigError, ImageError, OpenTarError, PromptError, nearest, shown
+from opentar.model_folder import MAX_SEED, check_range
+
+if TYPE_CHECKING:
+    from opentar.pipeline import Tar
+
+_HELP = """A line is a question about the current picture, or one of:
+  /draw PROMPT   draw, save, and go on with this picture
+  /open FILE     go on with this picture
+  /seed N        seed of the next drawing; the ones after it count up
+  /help          show this
+  /quit          leave, as Ctrl-D does; Ctrl-C ends what is being done"""
+_MAX_LINE_BYTES = 100_000
+
+
+def chat(
+    *images: Annotated[str, Parameter(help="Pictures to begin with, shown together; none: begin by drawing.")],
+    seed: options.Seed = 0,
+    model: options.Model = "nano",
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+) -> None:
+    """Ask and draw in a loop: the model is loaded once. A line is a question about the picture; /help says the rest."""
+    output = Output()
+    if "-" in images:
+        raise ImageError("questions come from stdin here, so a picture cannot; name picture files")
+    check_range("seed", seed, 0, MAX_SEED, whole=True)
+    with output.working():
+        pictures = [open_source(picture_source(name)) for name in images]
+        tar = load(model, device, dtype)
+    talk = _Talk(output, tar, pictures, seed)
+    for line in _lines(output, f"{tar.parts.config.name}: a question, /draw PROMPT or /help; Ctrl-D leaves"):
+        with _going_on(output):
+            if talk.turn(line):
+                return
+
+
+class _Talk:
+    """The current picture and seed, and what a line does."""
+
+    def __init__(self, output: Output, tar: "Tar", pictures: list[Any], seed: int) -> None:
+        self.output, self.tar, self.pictures, self.seed = output, tar, pictures, seed
+        self.commands: dict[str, Callable[[str], None]] = {
+            "draw": self.draw,
+            "open": self.open,
+            "seed": self.set_seed,
+            "help": lambda _: output.line(_HELP),
+        }
+
+    def turn(self, line: str) -> bool:
+        """Do what a line says; True when it says to leave. Raises OpenTarError for what cannot be done."""
+        if not line:
+            return False
+        if not line.startswith("/"):
+            self.ask(line)
+            return False
+        name, _, rest = line[1:].partition(" ")
+        if name in ("quit", "exit"):
+            return True
+        if name not in self.commands:
+            names = ("quit", *self.commands)
+            listed = ", ".join(f"/{one}" for one in (*self.commands, "quit"))
+            raise PromptError(f"{shown('/' + name)} is unknown; there are {listed}.{nearest(name, names)}")
+        self.commands[name](rest.strip())
+        return False
+
+    def ask(self, question: str) -> None:
+        if not self.pictures:
+            raise ImageError("there is no picture yet; /draw PROMPT draws one, /open FILE takes one")
+        with self.output.working():
+            answer = self.tar.ask(self.pictures, question)
+        self.output.line(answer)
+
+    def draw(self, prompt: str) -> None:
+        if not prompt:
+            raise PromptError("/draw needs a prompt, as in /draw a red apple")
+        place = picture_places(None, 1, "opentar", overwrite=False)[0]
+        with self.output.working(), self.output.progress() as progress:
+            image = self.tar.generate(prompt, seed=self.seed, callback_on_step_end=progress)[0]
+        tell(self.output, image, save(self.output, image, place))
+        self.pictures = [image]
+        self.seed = min(self.seed + 1, MAX_SEED)
+
+    def open(self, name: str) -> None:
+        if not name:
+            raise ImageError("/open needs the name of a picture file")
+        check_one_stdin(name)
+        with self.output.working():
+            self.pictures = [open_source(name)]
+        self.output.line(f"{name}: {self.pictures[0].width} x {self.pictures[0].height}")
+
+    def set_seed(self, text: str) -> None:
+        if not text.isdecimal():
+            raise ConfigError(f"/seed {shown(text)} is no whole number; give one from 0, as in /seed 7")
+        check_range("seed", int(text), 0, MAX_SEED, whole=True)
+        self.seed = int(text)
+
+
+def _lines(output: Output, greeting: str) -> Iterator[str]:
+    """Lines without their ends, until the end of stdin; one that is no UTF-8 text is told and left out."""
+    if sys.stdin is None:
+        return
+    asks = sys.stdin.isatty()
+    if asks:
+        with contextlib.suppress(ImportError):
+            # Where it is there (not on Windows), input() gets line editing and a history by it.
+            import readline  # noqa: F401
+        output.note(greeting)
+    while True:
+        try:
+            raw = input("> ").encode("utf-8", "surrogateescape") if asks else sys.stdin.buffer.readline(_MAX_LINE_BYTES)
+        except EOFError:
+            output.line()
+            return
+        except KeyboardInterrupt:
+            if not asks:
+                raise
+            output.line()
+            continue
+        if not raw and not asks:
+            return
+        try:
+            yield raw.decode("utf-8-sig").strip()
+        except UnicodeDecodeError:
+            output.note("error: the line is not UTF-8 text; send UTF-8")
+
+
+@contextlib.contextmanager
+def _going_on(output: Output) -> Iterator[None]:
+    """Tell what fails, in one line, and go on with the next."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        output.note("interrupted; Ctrl-D or /quit leaves")
+    except OpenTarError as error:
+        output.note(f"error: {error}")
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if environment.debug():
+            raise
+        output.note(f"error: {type(error).__name__}: {' '.join(str(error).split())}")
