@@ -98,7 +98,8 @@ def test_our_own_faults_show_no_traceback_unless_asked(run, monkeypatch, tiny_mo
 def test_a_stopped_training_keeps_its_own_exit_code(tmp_path):
     """A real signal in the real loop: it comes while the first step is under way, so that no clock decides."""
     program = (
-        "import os, signal, sys; from opentar import cli; from opentar.train.trainer import Trainer; step = Trainer._step\n"
+        "import os, signal, sys; from opentar import cli; from opentar.train.trainer import Trainer\n"
+        "step = Trainer._step\n"
         "def signalled(*given):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return step(*given)\n"

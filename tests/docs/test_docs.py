@@ -197,6 +197,8 @@ def test_documents_link_one_another() -> None:
 
 def test_table_of_stages_agrees_with_the_code() -> None:
 
+    from opentar.nano.steps import recipe_of
+
     told = {}
     for stage, needs, gates, _ in _rows("docs/train.md", "Stages and gates"):
         numbers = [float(number) for number in re.findall(r"` ([\d.]+)", gates)]

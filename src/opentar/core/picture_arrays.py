@@ -11,6 +11,8 @@ from opentar.core.errors import ImageError
 from opentar.core.picture_depth import scaled, white_of
 
 _CHANNELS = (1, 3, 4)
+_SLACK = 1e-3
+"""How far fractions may lie outside of 0 to 1: rounding takes them there."""
 _FORM = "(height, width) or (height, width, 1, 3 or 4)"
 
 
@@ -35,7 +37,9 @@ def picture_of(source: Any, name: str, max_pixels: int) -> Image.Image:
         array = np.asarray(source)
     # A tensor on another device or with a gradient says in its own words that it is none.
     except Exception as error:
-        raise ImageError(f"{name} cannot be read as an array; give one of numpy, or a tensor on the CPU") from error
+        raise ImageError(
+            f"{name} cannot be read as an array; give one of numpy, or a tensor as .detach().cpu().float()"
+        ) from error
     _check_shape(array, name)
     if array.shape[0] * array.shape[1] > max_pixels:
         size = f"{array.shape[1]}x{array.shape[0]}"
@@ -65,7 +69,7 @@ def _eight_bit(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
     if array.dtype.kind != "f":
         raise ImageError(f"{name} is of type {array.dtype}; give uint8, uint16, or fractions from 0 to 1")
     low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 1):
+    if not (low >= -_SLACK and high <= 1 + _SLACK):
         told = "NaN" if np.isnan(low) or np.isnan(high) else f"values from {low:g} to {high:g}"
         raise ImageError(f"{name} holds {told}; fractions must lie from 0 to 1: scale them, or give uint8")
-    return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+    return np.rint(array.astype(np.float32).clip(0, 1) * 255).astype(np.uint8)

@@ -16,6 +16,7 @@ from opentar.core.picture_metadata import MAX_PROFILE_BYTES
 
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
+_SRGB_NAMES = ("sRGB", "sRGB built-in", "sRGB IEC61966-2.1", "sRGB IEC61966-2-1", "sRGB IEC61966-2.1 black scaled")
 _WITH_ALPHA = {"RGBA": "RGB", "LA": "L"}
 
 
@@ -30,7 +31,8 @@ def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if ImageCms.getProfileDescription(source).strip().startswith("sRGB"):
+        # The profile's own name; others that begin alike are linear, or have another version of the curve.
+        if ImageCms.getProfileDescription(source).strip() in _SRGB_NAMES:
             return image
         plain = image.convert(_WITH_ALPHA[image.mode]) if image.mode in _WITH_ALPHA else image
         found = ImageCms.profileToProfile(

@@ -10,6 +10,8 @@ Infinities become black or white, NaN becomes black.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -23,8 +25,14 @@ _BAND_PIXELS = 1 << 18
 _CONSTANT = 127
 
 
-def eight_bit(image: Image.Image, name: str, inverted: bool = False) -> Image.Image:
-    """A grey picture of mode "I", "I;16..." or "F" as mode "L"; `inverted` where its largest value is black.
+def eight_bit(image: Image.Image, name: str, *, inverted: bool = False, unsigned: bool = False) -> Image.Image:
+    """A grey picture of mode "I", "I;16..." or "F" as mode "L".
+
+    Args:
+        image: the picture.
+        name: what errors call it.
+        inverted: its largest value is black.
+        unsigned: its 32 bits have no sign, though Pillow keeps them as if they had one.
 
     Raises:
         ImageError: a picture of fractions without a finite value.
@@ -32,10 +40,10 @@ def eight_bit(image: Image.Image, name: str, inverted: bool = False) -> Image.Im
     # Band by band: of the largest picture, one array of numbers wide enough to count in takes hundreds of megabytes.
     rows = max(1, _BAND_PIXELS // image.width)
     boxes = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
-    low, high = _span(image, boxes, name)
+    low, high = _span(image, boxes, name, unsigned)
     grey = Image.new("L", image.size)
     for box in boxes:
-        band = np.asarray(image.crop(box))
+        band = _band(image, box, unsigned)
         made = _fractions(band, low, high) if image.mode == "F" else _integers(band, int(low), int(high))
         grey.paste(Image.fromarray(255 - made if inverted else made), box[:2])
     return grey
@@ -53,11 +61,19 @@ def scaled(values: NDArray[np.integer], low: int, white: int) -> NDArray[np.uint
     return made
 
 
-def _span(image: Image.Image, boxes: list[tuple[int, int, int, int]], name: str) -> tuple[float, float]:
+Box = tuple[int, int, int, int]
+
+
+def _band(image: Image.Image, box: Box, unsigned: bool) -> NDArray[Any]:
+    band = np.asarray(image.crop(box))
+    return band.view(np.uint32) if unsigned else band
+
+
+def _span(image: Image.Image, boxes: list[Box], name: str, unsigned: bool) -> tuple[float, float]:
     """Black and white of the whole picture."""
     low, high = np.inf, -np.inf
     for box in boxes:
-        band = np.asarray(image.crop(box))
+        band = _band(image, box, unsigned)
         band = band[np.isfinite(band)] if image.mode == "F" else band
         if band.size:
             low, high = min(low, float(band.min())), max(high, float(band.max()))

@@ -7,6 +7,7 @@ PNG can claim 13,000 x 13,000 pixels and ask for 839 MB. What each kind of file 
 from __future__ import annotations
 
 import io
+import numbers
 import struct
 import warnings
 from pathlib import Path
@@ -19,16 +20,21 @@ from opentar.core.picture_arrays import is_array, picture_of
 from opentar.core.picture_colour import from_lab, in_srgb
 from opentar.core.picture_decoders import COMMON, HEIF, READ, STILL, heif_installed, is_heif
 from opentar.core.picture_depth import INTEGER_MODES, eight_bit
-from opentar.core.picture_metadata import only_the_picture, upright
+from opentar.core.picture_metadata import Cleaned, only_the_picture, upright
 
 Source = str | Path | bytes | IO[bytes] | Image.Image | Any
 """A path, the bytes of a file, an open binary file, a PIL picture or an array (`picture_arrays.picture_of`)."""
 MAX_PIXELS = 40_000_000
 MIN_SIDE = 2
 MAX_FILE_BYTES = 128 << 20
+MOST_FRAMES = 1000
+"""Pages of a TIFF that are counted and can be chosen."""
+MAX_TEXT_KIND_BYTES = 4 << 20
+"""Largest XPM, and PBM, PGM or PPM written in digits: Pillow reads them in Python, some megabytes a second."""
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
-_PNG_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_SAMPLE_FORMAT, _UNSIGNED = 339, 1
+_PNG_HEADER = b"IHDR"
 _NESTED = ("ICO", "CUR", "ICNS")
 """Kinds that hold whole PNG files, whose own headers Pillow believes."""
 
@@ -51,26 +57,27 @@ def open_picture(source: Source, name: str = "the picture", frame: int | None = 
         ImageError: missing, not a picture, damaged, over 40 megapixels or under 2 pixels a side, or without such a
             frame.
     """
-    if frame is not None and (isinstance(frame, bool) or not isinstance(frame, int) or frame < 0):
+    frame = int(frame) if isinstance(frame, numbers.Integral) and not isinstance(frame, bool) else frame
+    if frame is not None and (not isinstance(frame, int) or isinstance(frame, bool) or frame < 0):
         raise ImageError(f"frame {frame!r} does not exist; frames are counted from 0")
     if isinstance(source, Image.Image):
         return _checked_rgb(source, name, frame)
-    if not isinstance(source, (str, Path, bytes)) and is_array(source):
+    if not isinstance(source, (str, Path, bytes, bytearray, memoryview)) and is_array(source):
         if frame:
             raise ImageError(f"{name} is an array and has one frame; leave frame out")
         return _checked_rgb(picture_of(source, name, MAX_PIXELS), name, None)
     name, content = _content(source, name)
     if not content:
         raise ImageError(f"{name} is empty; give a {COMMON} picture")
-    plain, profile = only_the_picture(content)
-    with _header(plain, name) as image:
-        return _checked_rgb(image, name, frame, profile)
+    cleaned = only_the_picture(content)
+    with _header(cleaned.content, name) as image:
+        return _checked_rgb(image, name, frame, cleaned)
 
 
 def _content(source: object, name: str) -> tuple[str, bytes]:
     """What errors call the file, and its bytes."""
-    if isinstance(source, bytes):
-        return name, source
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return name, bytes(source)
     if isinstance(source, (str, Path)):
         return shown(source), _file_bytes(source)
     if not hasattr(source, "read"):
@@ -81,12 +88,22 @@ def _content(source: object, name: str) -> tuple[str, bytes]:
         )
     given = getattr(source, "name", None)
     name = shown(given) if isinstance(given, str) else name
+    content = b""
     try:
-        content = source.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{name} cannot be read ({error}); open it for reading bytes") from error
-    if not isinstance(content, bytes):
-        raise ImageError(f"{name} gives {type(content).__name__}, not bytes; open the file with mode 'rb'")
+        # A pipe or a socket gives what it has, in several reads.
+        while len(content) <= MAX_FILE_BYTES:
+            part = source.read(MAX_FILE_BYTES + 1 - len(content))
+            if not isinstance(part, bytes):
+                raise ImageError(f"{name} gives {type(part).__name__}, not bytes; open the file with mode 'rb'")
+            if not part:
+                break
+            content += part
+    except ImageError:
+        raise
+    # Whatever a file object of somebody's own raises; its text may hold an address.
+    except Exception as error:
+        reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+        raise ImageError(f"{name} cannot be read ({reason}); open it for reading bytes") from error
     return name, content
 
 
@@ -139,11 +156,14 @@ def _header(content: bytes, name: str) -> Image.Image:
         raise ImageError(f"{name} is not a picture that OpenTar reads; give a {COMMON} file") from error
     if image.format in _NESTED:
         _check_nested(content, name)
+    if (image.format == "XPM" or content[:2] in (b"P1", b"P2", b"P3")) and len(content) > MAX_TEXT_KIND_BYTES:
+        limit = MAX_TEXT_KIND_BYTES >> 20
+        raise ImageError(f"{name} is a picture in text of more than {limit} MiB; save it as PNG")
     return image
 
 
 def _check_nested(content: bytes, name: str) -> None:
-    """The size of every PNG file inside another one: their headers decide what is decoded, not the outer one."""
+    """The size in every header of a PNG file inside another one: it decides what is decoded, not the outer one."""
     place = content.find(_PNG_HEADER)
     while place >= 0:
         start = place + len(_PNG_HEADER)
@@ -160,7 +180,7 @@ def _check_size(size: tuple[int, int], name: str) -> None:
         raise ImageError(f"{name} has {width}x{height} pixels; at most {limit} megapixels are read: make it smaller")
 
 
-def _checked_rgb(image: Image.Image, name: str, frame: int | None, profile: bytes | None = None) -> Image.Image:
+def _checked_rgb(image: Image.Image, name: str, frame: int | None, beside: Cleaned | None = None) -> Image.Image:
     _check_size(image.size, name)
     try:
         with warnings.catch_warnings():
@@ -173,7 +193,8 @@ def _checked_rgb(image: Image.Image, name: str, frame: int | None, profile: byte
                 _check_size((_tag(image, _TILE_WIDTH), _tag(image, _TILE_LENGTH)), name)
             image.load()
             _check_size(image.size, name)
-            made = _rgb(upright(image), name, profile or image.info.get("icc_profile"))
+            profile = (beside.profile if beside else None) or image.info.get("icc_profile")
+            made = _rgb(upright(image, beside.orientation if beside else None), name, profile)
     except ImageError:
         raise
     except Exception as error:
@@ -187,9 +208,20 @@ def _checked_rgb(image: Image.Image, name: str, frame: int | None, profile: byte
 
 
 def _frames(image: Image.Image) -> int:
+    """How many frames there are, counted up to MOST_FRAMES + 1: the pages of a TIFF are a chain that must be walked."""
     if image.format in STILL or not getattr(image, "is_animated", False):
         return 1
-    return int(getattr(image, "n_frames", 1))
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    here, count = image.tell(), 1
+    try:
+        while count <= MOST_FRAMES:
+            image.seek(count)
+            count += 1
+    except EOFError:
+        pass
+    image.seek(here)
+    return count
 
 
 def _choose_frame(image: Image.Image, name: str, frame: int | None) -> None:
@@ -198,6 +230,8 @@ def _choose_frame(image: Image.Image, name: str, frame: int | None) -> None:
     count = _frames(image)
     if frame >= count:
         told = "one frame" if count == 1 else f"{count} frames"
+        if count > MOST_FRAMES:
+            told = f"more than {MOST_FRAMES}, of which those are read"
         raise ImageError(f"frame {frame} does not exist; {name} has {told}, counted from 0")
     if count > 1:
         image.seek(frame)
@@ -210,8 +244,10 @@ def _tell_of_frames(image: Image.Image, name: str) -> None:
     except Exception:
         return
     if count > 1:
+        many = f"more than {MOST_FRAMES}" if count > MOST_FRAMES else str(count)
+        last = min(count, MOST_FRAMES) - 1
         warnings.warn(
-            f"{name} has {count} frames and the first is read; choose another with frame (--frame), 0 to {count - 1}",
+            f"{name} has {many} frames and the first is read; choose another with frame (--frame), 0 to {last}",
             FramesWarning,
             stacklevel=4,
         )
@@ -226,12 +262,14 @@ def _tag(image: Image.Image, number: int) -> int:
 def _rgb(image: Image.Image, name: str, profile: bytes | None) -> Image.Image:
     if image.mode in INTEGER_MODES or image.mode == "F":
         inverted = image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO and _has_tag(image)
-        return eight_bit(image, name, inverted).convert("RGB")
+        unsigned = image.mode == "I" and image.format == "TIFF" and _tag(image, _SAMPLE_FORMAT) in (0, _UNSIGNED)
+        return eight_bit(image, name, inverted=inverted, unsigned=unsigned).convert("RGB")
     if image.mode == "LAB":
         return from_lab(image)
     if profile:
-        # A palette's colours and its transparency both become pixels first.
-        whole = image.convert("RGBA" if image.has_transparency_data else "RGB") if image.mode == "P" else image
+        # The colours of a palette, and a colour that stands for transparency, become pixels first.
+        clear = image.has_transparency_data
+        whole = image.convert("RGBA" if clear else "RGB") if clear or image.mode == "P" else image
         image = in_srgb(whole, profile)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
