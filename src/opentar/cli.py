@@ -30,6 +30,7 @@ _COMMANDS = {
     "pull": ("bring:pull", "Fetch a published model by its name and import it."),
     "init": ("init:init", "Make a model of published size with random weights."),
     "info": ("work:info", "Say what a model is made of, its licence and its data."),
+    "verify": ("verify:verify", "Hash every file of a model and compare it with the manifest."),
 }
 
 
