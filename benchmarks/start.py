@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -49,7 +50,7 @@ def child(model: str, detok: str | None, started: float) -> None:
 
     def first(stage: str, step: int, total: int) -> None:
         marks.append(time.time())
-        spans = [after - before for before, after in zip(marks, marks[1:], strict=False)]
+        spans = [after - before for before, after in pairwise(marks)]
         print(json.dumps(dict(zip(STEPS, [marks[-1] - started, *spans], strict=True))), flush=True)
         os._exit(0)
 
