@@ -37,6 +37,7 @@ _COMMANDS = {
     "info": ("work:info", "Say what a model is made of, its licence and its data, or what it knows."),
     "list": ("models:list_models", "List the bundled models and the fetched ones."),
     "rm": ("models:remove", "Remove a fetched model from the cache."),
+    "verify": ("verify:verify", "Hash every file of a model and compare it with the manifest."),
 }
 _TEXTS = {"generate": "prompt", "ask": "question"}
 """Commands whose last argument is a text: what it is called."""

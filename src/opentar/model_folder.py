@@ -32,6 +32,7 @@ PARTS = ("ta_tok", "language", "detok_diffusion", "detok_ar")
 """Names of parts; a further de-tokenizer of a kind adds the side of its pictures, as in detok_ar_512."""
 REQUIRED_PARTS = ("ta_tok", "language")
 DETOK_PREFIX = "detok_"
+_WORDS = "words.txt"
 _FURTHER = re.compile(r"(detok_[a-z]+)_[1-9][0-9]{0,4}")
 MAX_PICTURES = 1000
 """Most pictures of one call."""
@@ -258,6 +259,7 @@ def write_model(folder: Path, config: ModelConfig, parts: Mapping[str, Path]) ->
     Raises:
         OutputError: `folder` holds something already or cannot be written.
         ModelError: a part is missing, or one is given that the config does not name.
+        WeightsError: a part has no manifest, or a damaged one.
     """
     if set(parts) != set(config.parts):
         raise ModelError(f"parts given: {', '.join(parts)}; the config names {', '.join(config.parts)}")
@@ -268,7 +270,10 @@ def write_model(folder: Path, config: ModelConfig, parts: Mapping[str, Path]) ->
         raise OutputError(f"{shown(folder)} exists and is not an empty folder; choose another name")
     with checkpoint.atomic_folder(folder) as unfinished:
         for name, source in parts.items():
-            shutil.copytree(source, unfinished / name)
+            # What the manifest of a part does not name is no part of it.
+            for file in checkpoint.saved_files(source):
+                (unfinished / name / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / file, unfinished / name / file)
         write_config(unfinished, config)
 
 
@@ -279,10 +284,26 @@ def write_config(folder: Path, config: ModelConfig) -> None:
 
 
 def part_files(folder: Path) -> Iterator[tuple[str, int]]:
-    """(path relative to `folder`, bytes) of every file of the model, sorted."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            yield path.relative_to(folder).as_posix(), path.stat().st_size
+    """(path relative to `folder`, bytes) of every file of the model, sorted; not of what others keep beside them.
+
+    Raises:
+        WeightsError: a manifest is missing or damaged, or a file is missing.
+    """
+    for name in checkpoint.saved_files(folder):
+        try:
+            yield name, (folder / name).stat().st_size
+        except OSError as error:
+            raise WeightsError(f"{shown(folder / name)} is missing; get this folder again") from error
+
+
+def check_parts(folder: Path, config: ModelConfig) -> None:
+    """Raise WeightsError unless the model's manifest covers every part, so that the model's hash does."""
+    files = checkpoint.saved_files(folder)
+    for part in config.parts:
+        if f"{part}/{checkpoint.MANIFEST}" not in files:
+            raise WeightsError(
+                f"the {checkpoint.MANIFEST} of {shown(folder)} does not name the part {part}; get this folder again"
+            )
 
 
 def detok_part(config: ModelConfig, name: str) -> str:
@@ -301,11 +322,13 @@ def detok_part(config: ModelConfig, name: str) -> str:
 
 
 def read_words(folder: Path) -> list[str]:
-    """The words of the codebook's rows from `ta_tok/words.txt`; an empty list where the model ships none."""
-    path = folder / "ta_tok" / "words.txt"
-    if not path.is_file():
-        return []
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    """The words of the codebook's rows from `ta_tok/words.txt`; an empty list where the model ships none.
+
+    Raises:
+        WeightsError: the file is damaged, or the manifest of the part does not name it.
+    """
+    content = checkpoint.read_listed(folder / "ta_tok", _WORDS)
+    return [] if content is None else content.decode("utf-8").removesuffix("\n").split("\n")
 
 
 def read_vocab(folder: Path) -> Vocab:

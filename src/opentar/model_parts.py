@@ -11,7 +11,7 @@ from torch import nn
 from opentar import model_folder
 from opentar.core.device import resolve_device
 from opentar.core.errors import ModelError, WeightsError
-from opentar.core.folder import folder_hash, verify
+from opentar.core.folder import CONFIG, changed_parts, folder_hash, read_listed, verify
 from opentar.core.headers import read_header
 from opentar.core.precision import DtypeWarning, choose_types, device_facts
 from opentar.core.storage import resolve_dtype
@@ -42,10 +42,17 @@ class ModelParts:
 
     def __init__(self, folder: Path, *, device: str | None = None, dtype: str | torch.dtype | None = None) -> None:
         self.folder = Path(folder)
-        # Files of parts are compared by whoever loads the part; it may have been saved again by its own class.
+        # Files of parts are compared by whoever loads the part; it may have been saved again by its own class, which
+        # gives the model another hash.
         verify(self.folder, deep=False, parts=False)
         self.config = model_folder.read_config(self.folder)
+        model_folder.check_parts(self.folder, self.config)
         self.hash = folder_hash(self.folder)
+        if changed := changed_parts(self.folder):
+            warnings.warn(
+                f"{', '.join(changed)} changed since this model was put together; its hash is now {self.hash}",
+                stacklevel=3,
+            )
         self.device = resolve_device(device)
         self._types, remark = choose_types(device_facts(self.device), self._stored_bfloat16, resolve_dtype(dtype))
         if remark:
@@ -80,6 +87,7 @@ class ModelParts:
     @cached_property
     def vocab(self) -> Vocab:
         """The alphabet: ids of words and codes, and the three grids."""
+        read_listed(self.folder / "language", CONFIG)
         return model_folder.read_vocab(self.folder)
 
     @cached_property
@@ -95,6 +103,7 @@ class ModelParts:
                 f"ta_tok has {own[0]} codes on a grid of side {own[1]}, the language part {spoken[0]} and {spoken[1]}; "
                 "put parts together that were trained together"
             )
+        self._check_hash("ta_tok")
         return ta_tok.to(self.device)
 
     @cached_property
@@ -103,6 +112,7 @@ class ModelParts:
         from opentar.language.folder import load_language
 
         language = load_language(self.folder / "language", self._type("language"))
+        self._check_hash("language")
         language.model.to(self.device)
         return language
 
@@ -113,6 +123,7 @@ class ModelParts:
             from opentar.tokens_to_image.detokenizer import load_detokenizer
 
             detokenizer = load_detokenizer(self.folder / part, self._type(part))
+            self._check_hash(part)
             width = self.ta_tok.config.decoder.output_size
             if detokenizer.feature_size != width:
                 raise ModelError(
@@ -132,8 +143,14 @@ class ModelParts:
             WeightsError: the list has another length than the codebook.
         """
         words = model_folder.read_words(self.folder)
+        self._check_hash("ta_tok")
         if words and len(words) != self.vocab.codebook_size:
             raise WeightsError(
                 f"ta_tok/words.txt has {len(words)} lines for {self.vocab.codebook_size} codes; copy the model again"
             )
         return words
+
+    def _check_hash(self, part: str) -> None:
+        """Refuse a part that was saved again while this model was open: it would run under the old hash."""
+        if folder_hash(self.folder) != self.hash:
+            raise WeightsError(f"{self.folder} was changed while {part} was loaded; load the model again")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from opentar.core import atomic, manifest
 from opentar.core import folder as folders
 from opentar.core.errors import ConfigError, OutputError, WeightsError
 from opentar.core.folder import load_part, save_part
@@ -136,7 +137,7 @@ def _rewrite_config(part: Path, config: dict[str, str]) -> None:
     """A well-formed folder with another config, as a newer version might write it."""
     (part / folders.CONFIG).write_text(json.dumps(config))
     (part / folders.MANIFEST).unlink()
-    folders._write_manifest(part)
+    atomic._write_manifest(part)
 
 
 @pytest.mark.parametrize("name", [folders.WEIGHTS, folders.CONFIG, "tokenizer.json"])
@@ -153,11 +154,11 @@ def test_damage_is_named(tmp_path: Path, name: str, damage: Callable[[Path], Non
 
 
 @pytest.mark.parametrize(
-    "manifest", [b"", b"[]", b"{}", b'{"files": 3}', b'{"files": {"a": 1}}', b"\xff\xfe", b"[" * 100_000]
+    "content", [b"", b"[]", b"{}", b'{"files": 3}', b'{"files": {"a": 1}}', b"\xff\xfe", b"[" * 100_000]
 )
-def test_damaged_manifest(tmp_path: Path, manifest: bytes) -> None:
+def test_damaged_manifest(tmp_path: Path, content: bytes) -> None:
     save_part(tmp_path / "part", {}, _state())
-    (tmp_path / "part" / folders.MANIFEST).write_bytes(manifest)
+    (tmp_path / "part" / folders.MANIFEST).write_bytes(content)
     with pytest.raises(WeightsError, match="manifest"):
         load_part(tmp_path / "part")
 
@@ -183,7 +184,7 @@ def test_malformed_safetensors_with_a_right_hash(tmp_path: Path) -> None:
     for content in (b"", b"\xff" * 64, (2**63 - 1).to_bytes(8, "little") + b"{}", b"\x02" + bytes(7) + b"{}"):
         (tmp_path / "part" / folders.WEIGHTS).write_bytes(content)
         (tmp_path / "part" / folders.MANIFEST).unlink()
-        folders._write_manifest(tmp_path / "part")
+        atomic._write_manifest(tmp_path / "part")
         if content.endswith(b"{}") and content[0] == 2:
             assert load_part(tmp_path / "part")[1] == {}
         else:
@@ -237,7 +238,7 @@ def test_files_of_others_stay_when_a_part_is_replaced(tmp_path: Path) -> None:
     assert (part / "drawings" / "cat.png").read_bytes() == b"cat"
     assert (part / "notes.txt").read_bytes() == b"mine"
     assert not (part / ".deep.partial").exists()
-    assert set(folders._manifest(part)) == {"config.json", "model.safetensors", "new.txt"}
+    assert set(manifest.read_manifest(part)) == {"config.json", "model.safetensors", "new.txt"}
     with pytest.raises(OutputError, match=r"notes\.txt.*would be lost"):
         save_part(part, {"step": 3}, _state(), extra={"notes.txt": b"ours"})
     assert (part / "notes.txt").read_bytes() == b"mine"
@@ -265,7 +266,7 @@ def test_a_broken_manifest_does_not_keep_a_part_from_being_written_again(tmp_pat
 
 def test_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
-    write = folders._write_manifest
+    write = atomic._write_manifest
 
     def watched(stage: Path) -> None:
         order.append(sorted(file.name for file in stage.iterdir()))
@@ -273,7 +274,7 @@ def test_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         order.append(sorted(file.name for file in stage.iterdir()))
         assert not (tmp_path / "part").exists()
 
-    monkeypatch.setattr(folders, "_write_manifest", watched)
+    monkeypatch.setattr(atomic, "_write_manifest", watched)
     save_part(tmp_path / "part", {}, _state(), extra={"x.txt": b"x"})
     before, after = order
     assert before == ["config.json", "model.safetensors", "x.txt"]
@@ -339,8 +340,8 @@ def _save_and_die(part: Path, point: int) -> bool:
 
             return call
 
-        folders._sync = failpoint(folders._sync)  # type: ignore[assignment]
-        folders.shutil.rmtree = failpoint(folders.shutil.rmtree)  # type: ignore[assignment]
+        atomic._sync = failpoint(atomic._sync)  # type: ignore[assignment]
+        atomic.shutil.rmtree = failpoint(atomic.shutil.rmtree)  # type: ignore[assignment]
         Path.rename = failpoint(Path.rename)  # type: ignore[assignment,method-assign]
         Path.write_bytes = failpoint(Path.write_bytes)  # type: ignore[assignment,method-assign]
         save_part(part, {"step": 2}, {"weight": torch.full((8,), 2.0)})

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from opentar.core import atomic
 from opentar.core import folder as folders
 from opentar.core import storage as storages
 from opentar.core.errors import ConfigError, WeightsError
@@ -170,7 +171,7 @@ def test_an_index_that_lies_is_refused(tmp_path: Path, index: object, expected: 
     save_part(tmp_path / "part", {}, _state(), shard_bytes=60_000)
     (tmp_path / "part" / INDEX).write_text(json.dumps(index))
     (tmp_path / "part" / folders.MANIFEST).unlink()
-    folders._write_manifest(tmp_path / "part")
+    atomic._write_manifest(tmp_path / "part")
     with pytest.raises(WeightsError, match=expected):
         load_part(tmp_path / "part")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -262,6 +263,19 @@ def test_adding_keeps_what_is_there(published: Path, folder: Path, tmp_path: Pat
         add_to_model(small, ar=[first])
     with pytest.raises(ModelError, match="nothing was given to add"):
         add_to_model(small)
+
+
+def test_notes_that_an_older_manifest_counted_survive_adding(published: Path, tmp_path: Path) -> None:
+    """Models put together before counted what lay in their parts; the parts themselves never did."""
+    model = import_tar(tmp_path / "out", **arguments(published, ar=[], vqgan=None, sana=[])).folder
+    notes = model / "language" / "notes.txt"
+    notes.write_text("mine")
+    manifest = json.loads((model / "manifest.json").read_bytes())
+    manifest["files"]["language/notes.txt"] = {"bytes": 4, "sha256": hashlib.sha256(b"mine").hexdigest()}
+    (model / "manifest.json").write_text(json.dumps(manifest))
+    add_to_model(model, ar=[published / "ar_dtok_lp_256px.pth"], vqgan=published / "vq_ds16_t2i.pt")
+    assert notes.read_text() == "mine"
+    verify(model)
 
 
 def test_a_model_out_of_the_cache_of_the_hub_is_called_after_its_repository(published: Path, tmp_path: Path) -> None:

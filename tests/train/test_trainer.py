@@ -161,6 +161,22 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, whole
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"{"])
+def test_a_broken_off_checkpoint_is_written_again_and_notes_in_it_stay(
+    tmp_path: Path, whole: dict[str, torch.Tensor], content: bytes | None
+) -> None:
+    with pytest.raises(MemoryError):
+        Trainer(StoppedStage(SETTINGS, 4, crash), tmp_path, hardware=Hardware(workers=0), quiet=True).run()
+    broken = tmp_path / "checkpoints" / "step-0000004"
+    (broken / "notes.txt").write_text("mine")
+    (broken / "manifest.json").unlink() if content is None else (broken / "manifest.json").write_bytes(content)
+    Trainer(stage_of(SETTINGS), tmp_path, hardware=Hardware(workers=0)).run()
+    resumed = weights(tmp_path)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+    assert (broken / "notes.txt").read_text() == "mine"
+    load_part(broken)
+
+
 def test_steps_lost_behind_the_last_checkpoint_are_made_again(tmp_path: Path, whole: dict[str, torch.Tensor]) -> None:
     with pytest.raises(MemoryError):
         Trainer(StoppedStage(SETTINGS, 3, crash), tmp_path, hardware=Hardware(workers=0), quiet=True).run()

@@ -48,12 +48,16 @@ def info(
         return
     if verify:
         with output.working():
-            checkpoint.verify(folder)
+            checkpoint.verify(folder, parts=False, remember=True)
+            model_folder.check_parts(folder, config)
     parts = {part: _part_facts(folder, part, config.part_licences.get(part, config.licence)) for part in config.parts}
     total = sum(size for _, size in model_folder.part_files(folder))
     digest = checkpoint.folder_hash(folder)
     output.line(f"{config.name}  ({folder})")
+    changed = checkpoint.changed_parts(folder)
     output.line(f"hash     {digest}, {human_bytes(total)}, {'every file intact' if verify else 'files not compared'}")
+    if changed:
+        output.line(f"changed  {', '.join(changed)} since the model was put together")
     for part, facts in parts.items():
         stored = ", ".join(facts["dtypes"])
         output.line(f"part     {part}: {facts['parameters']:,} parameters, {human_bytes(facts['bytes'])}, {stored}")
@@ -64,27 +68,32 @@ def info(
     output.line(f"licence  {config.licence or 'not stated'}")
     output.line(f"data     {config.data or 'not stated'}")
     described = {"name": config.name, "folder": str(folder), "hash": digest, "bytes": total, "verified": verify}
+    described |= {"changed": changed}
     described |= {"parts": parts, "detokenizers": config.detokenizers, "known_words": config.known_words}
     output.result(described | {"licence": config.licence, "data": config.data})
 
 
 def _part_facts(folder: Path, part: str, licence: str) -> dict[str, Any]:
     """Parameters, types and bytes of a part, from the headers of its weights files."""
+    from opentar import model_folder
     from opentar.core.folder import read_config
     from opentar.core.headers import SCALE, read_header
 
     place = folder / part
     values = read_config(place)
     counts: dict[str, int] = {}
-    for path in sorted(place.rglob("*.safetensors")):
-        for name, tensor in read_header(path).items():
+    sizes = dict(model_folder.part_files(place))
+    for file in sizes:
+        if not file.endswith(".safetensors"):
+            continue
+        for name, tensor in read_header(place / file).items():
             if not name.endswith(SCALE):
                 kind = _TYPES.get(tensor.dtype, tensor.dtype.lower())
                 counts[kind] = counts.get(kind, 0) + tensor.numbers
     return {
         "parameters": sum(counts.values()),
         "dtypes": dict(sorted(counts.items(), key=lambda item: -item[1])),
-        "bytes": sum(path.stat().st_size for path in place.rglob("*") if path.is_file()),
+        "bytes": sum(sizes.values()),
         "licence": licence,
         "storage": values.get("storage"),
         "config": values,

@@ -1,23 +1,32 @@
 """Checkpoint folders: config.json + model.safetensors (or several, and their index) [+ extra files] + manifest.json.
 
-A folder is complete or it is not there: everything is written into a hidden neighbour, flushed to the disk, the
-manifest (size and sha256 of every file) last, and then the neighbour is renamed. No pickles, no remote code.
-How tensors are stored (float32, bfloat16, int8) is `core/storage.py`.
+Parts of a model are saved and loaded here. How a folder is written whole or not at all is `core/atomic.py`, what its
+manifest says and how files are compared with it `core/manifest.py`, how tensors are stored (float32, bfloat16, int8)
+`core/storage.py`. No pickles, no remote code.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from opentar.core.errors import ConfigError, OutputError, WeightsError, shown
+from opentar.core.atomic import atomic_folder
+from opentar.core.errors import ConfigError, WeightsError, shown
+from opentar.core.manifest import (
+    CONFIG,
+    MANIFEST,
+    WEIGHTS,
+    changed_parts,
+    folder_hash,
+    plain_name,
+    read_json,
+    read_listed,
+    saved_files,
+    standing,
+    verify,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,13 +35,24 @@ if TYPE_CHECKING:
 
     ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-MANIFEST = "manifest.json"
+__all__ = [
+    "CONFIG",
+    "MANIFEST",
+    "WEIGHTS",
+    "assemble",
+    "atomic_folder",
+    "changed_parts",
+    "folder_hash",
+    "load_part",
+    "read_config",
+    "read_listed",
+    "save_part",
+    "saved_files",
+    "standing",
+    "strict_load",
+    "verify",
+]
 _OUR_KEYS = ("storage", "tied_tensors")
-_MANIFEST_FORMAT = 1
-_PARTIAL, _PREVIOUS = ".partial", ".previous"
-_HASHERS = min(4, os.cpu_count() or 1)
 
 
 def save_part(
@@ -97,7 +117,7 @@ def load_part(
     from opentar.core.storage import read_tensors
 
     folder = standing(folder)
-    verify(folder)
+    verify(folder, remember=True)
     config = read_config(folder)
     storage, tied = config.pop("storage", None), config.pop("tied_tensors", {})
     if not isinstance(storage, str) or not isinstance(tied, dict):
@@ -107,27 +127,7 @@ def load_part(
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a folder as it stands, without loading any tensor. Raises WeightsError."""
-    return _read_json(standing(folder) / CONFIG)
-
-
-def standing(folder: Path) -> Path:
-    """Where the content of `folder` stands: in `folder`, or in the older one that a save is just putting aside.
-
-    A save that replaces a folder renames twice; between the two (for good, when it was killed there) only the older
-    content stands, beside its place. Readers take it from there and rename nothing, which would be in the writer's
-    way; the next save gives it its name back.
-
-    Raises:
-        WeightsError: there is neither.
-    """
-    folder = Path(folder)
-    for place in (folder, _previous(folder)):
-        if place.is_dir():
-            return place
-    # The new one may have come between the two looks.
-    if folder.is_dir():
-        return folder
-    raise WeightsError(f"there is no folder {shown(folder)}; give a folder that OpenTar saved")
+    return read_json(standing(folder) / CONFIG)
 
 
 def strict_load(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -192,224 +192,10 @@ def _check_fit(module: nn.Module, state: Mapping[str, Tensor], where: str) -> No
         )
 
 
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty hidden neighbour of `folder`; when the block ends well it becomes `folder`, else it vanishes.
-
-    The manifest covers every file below, so a model folder may hold parts written by `save_part`. A folder that
-    already stands there is replaced only when it is empty or has a manifest of ours; files in it that the manifest
-    does not name (a picture, notes, a model card) are somebody else's and stay, outside of the new manifest as well.
-
-    Raises:
-        OutputError: `folder` holds something else, a file of somebody else's has the name of a new one, or the disk
-            refuses.
-    """
-    folder = Path(folder)
-    # One fixed name: what a killed save left behind is swept away by the next one.
-    stage = folder.with_name(f".{folder.name}{_PARTIAL}")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _recover(folder)
-        _check_replaceable(folder)
-        _check_own(folder)
-        shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir()
-        yield stage
-        _write_manifest(stage)
-        _carry_over(folder, stage)
-        _swap(stage, folder)
-    except OSError as error:
-        reason = error.strerror or "it failed"
-        raise OutputError(f"cannot write {shown(folder)}: {reason}; choose another folder or free the disk") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def verify(folder: Path, *, deep: bool = True, parts: bool = True) -> None:
-    """Compare every file with the manifest; WeightsError names the first that is missing, cut short or changed.
-
-    Args:
-        folder: a part or a whole model.
-        deep: False leaves the files of parts inside to the manifests of these, which are compared here: whoever loads
-            such a part verifies it then, and nothing is hashed twice.
-        parts: False leaves those manifests out as well, so that a part may be saved again where it stands.
-    """
-    folder = standing(folder)
-    files = _manifest(folder)
-    if not deep:
-        own = [PurePosixPath(name).parent for name in files if PurePosixPath(name).name == MANIFEST]
-        files = {
-            name: entry
-            for name, entry in files.items()
-            if (parts and PurePosixPath(name).name == MANIFEST)
-            or not any(part in PurePosixPath(name).parents for part in own)
-        }
-    paths = {name: _inside(folder, name) for name in files}
-    for name, path in paths.items():
-        if not path.is_file():
-            _damaged(path, "is missing")
-        if path.stat().st_size != files[name]["bytes"]:
-            _damaged(path, f"has {path.stat().st_size} bytes instead of {files[name]['bytes']}")
-    for (name, path), found in zip(paths.items(), _hashes(paths.values()), strict=True):
-        if found != files[name]["sha256"]:
-            _damaged(path, "has changed since it was saved (wrong sha256)")
-
-
-def folder_hash(folder: Path) -> str:
-    """Twelve hex digits that name the content of a folder: the same files give the same hash everywhere."""
-    files = _manifest(standing(folder))
-    text = "\n".join(f"{name} {files[name]['sha256']}" for name in sorted(files))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def saved_files(folder: Path) -> list[str]:
-    """Names of the files that were saved in a folder, the manifest among them, sorted. Raises WeightsError."""
-    return sorted({MANIFEST, *_manifest(standing(folder))})
-
-
-def _swap(stage: Path, folder: Path) -> None:
-    """Put `stage` in the place of `folder`. Killed at any point, either the old or the new one can be found."""
-    previous = _previous(folder)
-    if folder.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        folder.rename(previous)
-    try:
-        stage.rename(folder)
-    except OSError:
-        _recover(folder)
-        raise
-    _sync(folder.parent)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _recover(folder: Path) -> None:
-    """A kill between the two renames of `_swap` leaves only the previous folder: give it its name back.
-
-    For writers only: a reader that did this between the renames of a living writer would make its second one fail.
-    """
-    if not folder.exists() and _previous(folder).is_dir():
-        _previous(folder).rename(folder)
-
-
-def _previous(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}{_PREVIOUS}")
-
-
-def _check_replaceable(folder: Path) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputError(f"{shown(folder)} is a file; a folder is written here, so choose another name")
-    if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise OutputError(f"{shown(folder)} holds files that are not OpenTar's; choose a new or an empty folder")
-
-
-def _check_own(folder: Path) -> None:
-    """Refuse a manifest.json of another program; one that is no JSON is ours, broken off while written."""
-    try:
-        content = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return
-    if not isinstance(content, dict) or "files" not in content:
-        raise OutputError(f"{shown(folder)} has a {MANIFEST} that is not OpenTar's; choose a new or an empty folder")
-
-
-def _carry_over(folder: Path, stage: Path) -> None:
-    """Give `stage` the files of `folder` that its manifest does not name."""
-    for name in _strangers(folder):
-        source, target = folder.joinpath(*name.parts), stage.joinpath(*name.parts)
-        if target.exists():
-            raise OutputError(
-                f"{shown(folder)} holds {shown(str(name))}, which is not OpenTar's and would be lost; move it away"
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, target, follow_symlinks=False)
-        except (OSError, NotImplementedError):
-            shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _strangers(folder: Path) -> list[PurePosixPath]:
-    """Files below `folder` that no manifest in it names; none where nobody can tell."""
-    if not (folder / MANIFEST).is_file():
-        return []
-    try:
-        known = set(saved_files(folder))
-    except WeightsError:
-        # Such a folder was never whole: it is the broken checkpoint that is being written again.
-        return []
-    # A part that was saved again by itself has files that the outer manifest does not know.
-    for place in [PurePosixPath(name).parent for name in known if PurePosixPath(name).name == MANIFEST]:
-        with suppress(WeightsError):
-            known |= {(place / name).as_posix() for name in _manifest(folder.joinpath(*place.parts))}
-    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
-    names = [PurePosixPath(path.as_posix()) for path in paths]
-    return [name for name in names if name.as_posix() not in known and not any(map(_is_leftover, name.parts[:-1]))]
-
-
-def _is_leftover(name: str) -> bool:
-    """Whether a killed save left a folder of that name."""
-    return name.startswith(".") and name.endswith((_PARTIAL, _PREVIOUS))
-
-
-def _write_manifest(stage: Path) -> None:
-    paths = []
-    for path in sorted(stage.rglob("*")):
-        if path.is_file():
-            paths.append(path)
-            _sync(path)
-        elif os.name != "nt":
-            _sync(path)
-    files = {
-        path.relative_to(stage).as_posix(): {"bytes": path.stat().st_size, "sha256": found}
-        for path, found in zip(paths, _hashes(paths), strict=True)
-    }
-    (stage / MANIFEST).write_bytes(_json_bytes({"format": _MANIFEST_FORMAT, "files": files}))
-    _sync(stage / MANIFEST)
-    _sync(stage)
-
-
-def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise WeightsError(
-            f"{shown(folder)} has no {MANIFEST}, so it is not a finished OpenTar folder; give one that was saved whole"
-        )
-    files = _read_json(path).get("files")
-    well_formed = isinstance(files, dict) and all(
-        _plain_name(name)
-        and isinstance(entry, dict)
-        and isinstance(entry.get("bytes"), int)
-        and isinstance(entry.get("sha256"), str)
-        for name, entry in files.items()
-    )
-    if not isinstance(files, dict) or not well_formed:
-        _damaged(path, "is not a list of files")
-    return files
-
-
-def _plain_name(name: str) -> bool:
-    """False for names that leave the folder; manifests and names of extra files may come from strangers."""
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and not any(mark in name for mark in "\\:\0")
-
-
 def _inside(folder: Path, name: str) -> Path:
-    if not _plain_name(name):
+    if not plain_name(name):
         raise ConfigError(f"{shown(name)} is not a plain file name inside {shown(folder.name)}; rename the file")
     return folder.joinpath(*PurePosixPath(name).parts)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        _damaged(path, "is missing")
-    except (OSError, ValueError, RecursionError):
-        _damaged(path, "cannot be read as JSON")
-    if not isinstance(content, dict):
-        _damaged(path, "is not a mapping")
-    return content
 
 
 def _json_bytes(content: Mapping[str, Any]) -> bytes:
@@ -417,33 +203,6 @@ def _json_bytes(content: Mapping[str, Any]) -> bytes:
         return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError) as error:
         raise ConfigError(f"a config must be plain JSON values: {error}; use to_dict()") from error
-
-
-def _damaged(path: Path, what: str) -> NoReturn:
-    raise WeightsError(f"{shown(path)} {what}; get this folder again, or use another one")
-
-
-def _hashes(paths: Iterable[Path]) -> list[str]:
-    """sha256 of each file. Hashing lets other threads run, so large files are hashed side by side."""
-    with ThreadPoolExecutor(_HASHERS) as pool:
-        return list(pool.map(_sha256, paths))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder's entries to the disk; Windows cannot open folders and does not need it."""
-    if path.is_dir() and os.name == "nt":
-        return
-    # Windows flushes only handles opened for writing.
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _some(names: list[str]) -> str:

@@ -45,3 +45,25 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} is no readable safetensors file ({error}); get it again") from error
+
+
+def check_header(path: Path) -> None:
+    """Compare the header of a safetensors file with the file: every tensor lies in it, and nothing lies behind them.
+
+    Raises:
+        WeightsError: it was cut short, or is no safetensors file.
+    """
+    read_header(path)
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            content = json.loads(file.read(length))
+        content.pop("__metadata__", None)
+        room = path.stat().st_size - _LENGTH_BYTES - length
+        ends = [tuple(int(end) for end in entry["data_offsets"]) for entry in content.values()]
+        if not all(len(pair) == 2 and 0 <= pair[0] <= pair[1] <= room for pair in ends):
+            raise ValueError("a tensor lies outside of the file")
+        if room != max((end for _, end in ends), default=0):
+            raise ValueError("its size is not that of its tensors")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is no readable safetensors file ({error}); get it again") from error

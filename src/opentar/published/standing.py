@@ -88,7 +88,8 @@ def link_tree(source: Path, target: Path) -> None:
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            path.hardlink_to(source / name)
+            # A link inside the folder is followed: its own words would lead elsewhere from another place.
+            path.hardlink_to((source / name).resolve())
         except OSError:
             shutil.copyfile(source / name, path)
 

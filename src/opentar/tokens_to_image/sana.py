@@ -243,7 +243,7 @@ class SanaDetokenizer(nn.Module):
         ours = (folder / CONFIG).is_file()
         # A published folder has neither of the two; in ours a missing manifest is damage.
         if ours or (folder / MANIFEST).is_file():
-            verify(folder)
+            verify(folder, remember=True)
         if config is None:
             stored = read_config(folder) if ours else {"kind": "sana"}
             if stored.pop("kind", None) != "sana":

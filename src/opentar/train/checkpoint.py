@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from opentar.core.errors import WeightsError
-from opentar.core.folder import load_part, save_part
+from opentar.core.folder import MANIFEST, load_part, save_part
 
 KEEP = 2
 """Checkpoints kept: the newest, and one behind it in case the newest is damaged."""
@@ -59,8 +59,9 @@ def save_checkpoint(
     state |= flatten_optimizers(optimizers)
     state |= {f"ema.{key}": value for key, value in (ema or {}).items()}
     target = folder / f"step-{step:07d}"
-    if target.exists():
-        shutil.rmtree(target)
+    if target.is_dir() and not (target / MANIFEST).is_file():
+        # A checkpoint that lost its manifest is written again; what somebody else put there stays.
+        (target / MANIFEST).touch()
     save_part(target, {"step": step, **meta}, state)
     for old in checkpoints(folder)[KEEP:]:
         shutil.rmtree(old)
