@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import islice, pairwise
 
 SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
@@ -35,31 +35,16 @@ _LOOP = "while True: pass"
 
 def child(model: str, steps: int) -> None:
     """Load, then answer each line on stdin with the median seconds of `steps` steps."""
-    import torch
+    from opentar import Tar
+    from opentar.engine.request import Codes, Request
 
-    from opentar.language.generate import draw_codes
-    from opentar.model_parts import ModelParts
-
-    parts = ModelParts(Path(model), device="cpu")
-    grid = parts.vocab.scales[-1]
-    language, builder = parts.language
-    prefix = builder.draw(PROMPT, grid)
-    times: list[float] = []
-
-    def note(_step: int, _total: object) -> None:
-        times.append(time.perf_counter())
-        if len(times) > steps:
-            raise StopIteration
-
+    engine = Tar.from_pretrained(model, device="cpu").engine()
+    grammar = Codes(scale=engine.builder.vocab.scales[-1])
+    request = Request(turns=engine.builder.drawing(PROMPT), grammar=grammar)
     print("ready", flush=True)
     for _line in sys.stdin:
-        times.clear()
-        with torch.no_grad():
-            try:
-                draw_codes(language, [prefix], grid, [0], callback=note)
-            except StopIteration:
-                pass
-        print(statistics.median(later - first for first, later in zip(times, times[1:], strict=False)), flush=True)
+        times = [time.perf_counter() for _ in islice(engine.run([request]), steps + 1)]
+        print(statistics.median(later - first for first, later in pairwise(times)), flush=True)
 
 
 def start(model: str, steps: int, changes: dict[str, str]) -> subprocess.Popen[str]:

@@ -77,8 +77,9 @@ class Ours:
     def __init__(self, folder: Path, dtype: str | None, _clock: Clock | None = None) -> None:
         from opentar import Tar
 
-        self.parts: ModelParts = Tar.from_pretrained(folder, dtype=dtype).parts
-        self.model, self.builder = self.parts.language
+        tar = Tar.from_pretrained(folder, dtype=dtype)
+        self.parts: ModelParts = tar.parts
+        self.engine = tar.engine()
         self.codebook = self.parts.ta_tok.codebook()
 
     def encode(self, picture: Image.Image) -> list[int]:
@@ -87,16 +88,20 @@ class Ours:
 
     def answer(self, codes: list[int], tokens: int) -> None:
         """Answer a question about a picture."""
-        from opentar.language.generate import generate_text
+        from opentar.engine.request import Request, Text
 
-        generate_text(self.model, [self.builder.read([codes], QUESTION)], tokens)
+        turns = self.engine.builder.reading([codes], QUESTION)
+        self.engine.results([Request(turns=turns, grammar=Text(max_new_tokens=tokens))])
 
     def spell(self, index: int) -> Tensor:
         """Codes (1, N) of a drawing."""
-        from opentar.language.generate import draw_codes
+        import torch
 
-        scale = self.parts.vocab.scale(index)
-        return draw_codes(self.model, [self.builder.draw(PROMPT, scale)], scale, [0], **SAMPLING)
+        from opentar.engine.request import Codes, Request, Sampling
+
+        grammar, turns = Codes(scale=self.parts.vocab.scale(index)), self.engine.builder.drawing(PROMPT)
+        request = Request(turns=turns, grammar=grammar, sampling=Sampling(**SAMPLING))
+        return torch.tensor([self.engine.results([request])[0].ids])
 
     def features(self, codes_1N: Tensor) -> Tensor:
         """Features (1, N, D) of codes."""
@@ -243,7 +248,6 @@ def run(side: str, folder: Path, task: dict[str, Any]) -> Stages:
     # Libraries load for seconds on both sides alike; that is not what is measured.
     from transformers import AutoTokenizer, Qwen2ForCausalLM, Qwen2Tokenizer  # noqa: F401
 
-    import opentar.language.generate
     import opentar.pipeline  # noqa: F401
 
     torch.manual_seed(0)

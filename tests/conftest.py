@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ for _name in ("OPENTAR_CACHE", "OPENTAR_DEVICE", "OPENTAR_DEBUG", "OPENTAR_TERMI
     os.environ.pop(_name, None)
 
 ROOT = Path(__file__).resolve().parents[1]
+# Tests are imported without a package; what several folders share lies beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

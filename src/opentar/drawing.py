@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from opentar.engine.request import Request
+
 StepCallback = Callable[[str, int, int], None]
 """Called after each step with (stage, steps done, steps in all); the stages are "codes" and "picture"."""
 
@@ -17,10 +19,8 @@ class Drawing:
     """What to draw, as it was given."""
     heard: str
     """The text that is encoded."""
-    prefix: list[int]
-    """Ids that the language model goes on from; the pictures of a prompt share the list."""
-    seed: int
-    """Seed of this picture alone."""
+    request: Request
+    """What the engine is asked for; its seed is that of this picture alone."""
     index: int
     """Its place among the pictures of the prompt, from 0."""
 

@@ -25,6 +25,10 @@ from opentar import __version__, asking, model_folder
 from opentar.core.errors import ModelError, PromptError
 from opentar.core.pictures import open_picture
 from opentar.drawing import Drawing, Progress, StepCallback
+from opentar.engine.backends.torch_backend import TorchBackend
+from opentar.engine.engine import BATCH, Engine
+from opentar.engine.events import CodeDrawn, Done, Failed
+from opentar.engine.request import Codes, Request, Sampling, Text
 from opentar.known_words import KnownWords
 from opentar.model_folder import MAX_ANSWER, MAX_PICTURES, MAX_SEED, DrawSettings, check_range
 from opentar.model_parts import ModelParts
@@ -33,9 +37,6 @@ from opentar.vocab import Scale
 
 if TYPE_CHECKING:
     from opentar.asking import Picture, Pictures, Questions, Scales
-
-_BATCH = 16
-"""Pictures drawn, or questions answered, side by side; more only costs memory."""
 
 
 class UnknownWordsWarning(UserWarning):
@@ -166,7 +167,7 @@ class Tar:
             steps=steps,
         )
         jobs = self._jobs(prompt, n, seed, settings)
-        return list(self._draw(jobs, settings, _BATCH, callback_on_step_end))
+        return list(self._draw(jobs, settings, BATCH, callback_on_step_end))
 
     @torch.no_grad()
     def generate_iter(
@@ -181,7 +182,7 @@ class Tar:
         temperature: float | None = None,
         detok_guidance: float | None = None,
         steps: int | None = None,
-        batch_size: int = _BATCH,
+        batch_size: int = BATCH,
         callback_on_step_end: StepCallback | None = None,
     ) -> Iterator[Image.Image]:
         """Draw as `generate` does, and give the pictures one by one: each batch when it is done, the next when asked.
@@ -211,16 +212,26 @@ class Tar:
         seed = check_range("seed", seed, 0, MAX_SEED, whole=True)
         grid = self.parts.vocab.scale(settings.scale)
         builder, jobs = self.parts.language.builder, list[Drawing]()
+        sampling = Sampling(
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            guidance=settings.guidance,
+        )
         for number, text in enumerate(prompts, start=1):
             try:
                 # Without the words that the model never learned: spelled in pieces, they would spoil those beside them.
                 known = self.known_words.known_part(builder.heard(text, "prompt"))
-                heard, prefix = builder.heard(known, "prompt"), builder.draw(known, grid)
+                heard = builder.heard(known, "prompt")
+                turns = builder.drawing(known)
+                builder.prefix(turns, grid)
             except PromptError as error:
                 raise PromptError(
                     f"prompt {number} of {len(prompts)}: {error}" if len(prompts) > 1 else error
                 ) from error
-            jobs += [Drawing(prompt=text, heard=heard, prefix=prefix, seed=seed + i, index=i) for i in range(n)]
+            for index in range(n):
+                request = Request(turns=turns, grammar=Codes(scale=grid), sampling=sampling, seed=seed + index)
+                jobs.append(Drawing(prompt=text, heard=heard, request=request, index=index))
         # Loaded before anything is drawn: damaged weights are told at once.
         self.parts.detokenizer(settings.detok)
         self._warn_of_unknown_words(prompts, "prompt", depth=5)
@@ -231,18 +242,35 @@ class Tar:
         self, jobs: Sequence[Drawing], settings: DrawSettings, batch_size: int, callback: StepCallback | None
     ) -> Iterator[Image.Image]:
         progress = Progress(callback, batches=-(-len(jobs) // batch_size))
-        grid = self.parts.vocab.scale(settings.scale)
+        engine = self.engine(batch_size)
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
-            seeds = [job.seed for job in batch]
-            codes_BN = self._spell([job.prefix for job in batch], seeds, settings, grid, progress)
-            pictures = self._paint(codes_BN, seeds, settings, progress)
+            codes_BN = self._codes(engine, [job.request for job in batch], progress)
+            pictures = self._paint(codes_BN, [job.request.seed for job in batch], settings, progress)
             progress.next_batch()
             for job, picture in zip(batch, pictures, strict=True):
-                drawn = {"prompt": job.prompt, "seed": job.seed, "index": job.index}
+                drawn = {"prompt": job.prompt, "seed": job.request.seed, "index": job.index}
                 drawn |= {"encoded": job.heard} if job.heard != job.prompt else {}
                 picture.info.update(self._metadata(drawn | dataclasses.asdict(settings)))
                 yield picture
+
+    def engine(self, batch: int = BATCH) -> Engine:
+        """An engine over the language model that runs up to `batch` requests side by side."""
+        model, builder = self.parts.language
+        return Engine(TorchBackend(model), builder, batch)
+
+    def _codes(self, engine: Engine, requests: Sequence[Request], progress: Progress) -> Tensor:
+        """Codes (B, N) int64 of drawings of one scale."""
+        rows: dict[int, tuple[int, ...]] = {}
+        for event in engine.run(requests):
+            match event:
+                case CodeDrawn(step=step, total=total):
+                    progress.step("codes", step, total)
+                case Failed(error=error):
+                    raise error
+                case Done(ticket=ticket, ids=ids):
+                    rows[ticket] = ids
+        return torch.tensor([rows[ticket] for ticket in sorted(rows)])
 
     @overload
     def ask(
@@ -295,22 +323,21 @@ class Tar:
             PromptError: a question is empty, wordless, too long or not text, or there are not as many pictures.
             ConfigError: an unknown scale or fit, or not as many scales as pictures.
         """
-        from opentar.language.generate import generate_text
-
         defaults = self.parts.config.defaults.read
         asked = asking.questions(image, question, scale, self.parts.vocab, defaults.scale)
         length = defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
         length = check_range("max_new_tokens", length, 1, MAX_ANSWER, whole=True)
         codes = self._encode_all([picture for one in asked for picture in one.pictures], fit)
-        model, builder = self.parts.language
-        prompts = [builder.read([next(codes) for _ in one.pictures], one.text) for one in asked]
         # The model's own question behind `describe` is nobody's to mend.
         own = [one.text for one in asked if one.text != defaults.describe]
         self._warn_of_unknown_words(own, "question", depth=4)
-        answers: list[str] = []
-        for start in range(0, len(prompts), _BATCH):
-            said = generate_text(model, prompts[start : start + _BATCH], length)
-            answers += [builder.tokenizer.decode(ids).strip() for ids in said]
+        engine, grammar = self.engine(), Text(max_new_tokens=length)
+        requests = [
+            Request(turns=engine.builder.reading([next(codes) for _ in one.pictures], one.text), grammar=grammar)
+            for one in asked
+        ]
+        tokenizer = engine.builder.tokenizer
+        answers = [tokenizer.decode(list(done.ids)).strip() for done in engine.results(requests)]
         return answers[0] if isinstance(question, str) else answers
 
     def describe(self, image: Pictures, *, scale: Scales = None, fit: str | None = None) -> str:
@@ -397,26 +424,6 @@ class Tar:
         settings = dataclasses.replace(defaults, **chosen)
         model_folder.detok_part(self.parts.config, settings.detok)
         return settings
-
-    def _spell(
-        self, prefixes: list[list[int]], seeds: list[int], settings: DrawSettings, grid: Scale, progress: Progress
-    ) -> Tensor:
-        """Codes (B, N) that the language model says after the prefixes."""
-        from opentar.language.generate import draw_codes
-
-        guided = settings.guidance != 1
-        return draw_codes(
-            self.parts.language.model,
-            prefixes,
-            grid,
-            seeds,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            guidance=settings.guidance if guided else None,
-            unconditional=[self.parts.language.builder.unconditional(grid)] if guided else None,
-            callback=lambda step, _: progress.step("codes", step, grid.length),
-        )
 
     def _paint(
         self, codes_BN: Tensor, seeds: list[int], settings: DrawSettings, progress: Progress

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from opentar.core.errors import ConfigError, ModelError, OpenTarError, WeightsError
+from opentar.engine.backends.torch_backend import pad_left
 from opentar.language.folder import load_language, save_language
-from opentar.language.generate import pad_left
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.language.prompt import IGNORED, PromptBuilder
 

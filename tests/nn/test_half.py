@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from decoding import generate_text
 from opentar.core.errors import WeightsError
 from opentar.language.folder import load_language, save_language
-from opentar.language.generate import generate_text
 from opentar.language.model import TarLanguageModel
 from opentar.language.prompt import PromptBuilder
 from opentar.language.tokenizer import train_bpe

@@ -21,12 +21,13 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from decoding import draw_codes
+from opentar.engine.backends.torch_backend import TorchBackend
 from opentar.image_to_tokens.decoder import resize_positions
 from opentar.image_to_tokens.encoder import pool_grid
 from opentar.image_to_tokens.preprocess import to_pixels
 from opentar.image_to_tokens.published import read_ta_tok
 from opentar.image_to_tokens.ta_tok import TATok
-from opentar.language.generate import Decoding, draw_codes
 from opentar.language.model import TarLanguageModel
 from opentar.language.prompt import PUBLISHED_TEMPLATE, PromptBuilder
 from opentar.language.published import read_llm
@@ -281,7 +282,7 @@ def _drawing(
             start = next(place for place in range(len(ids)) if ids[place - 2 : place] == opening)
             prompt = builder.draw(_said_by_user(builder, ids[: start - 2])[1], scale)
             yield _integers("llm", "prompt of a drawing", key, prompt, np.array(ids[:start]))
-            logits = model.logits(Decoding(model, [prompt]).hidden_BH)
+            logits = TorchBackend(model).prefill([prompt]).logits(range(model.config.table_rows))
             yield _floats("llm", "logits of a drawing", f"{front}.last_logits", logits, logits_BV[row : row + 1])
             columns = logits_BV[row, builder.vocab.first_code : builder.vocab.size]
             best = np.sort(columns)[-2:]
@@ -298,7 +299,7 @@ def _reading(model: TarLanguageModel, builder: PromptBuilder, values: Values, fr
         codes, text = _said_by_user(builder, ids)
         prompt = builder.read([codes], text.removeprefix("\n"))
         yield _integers("llm", "prompt of a reading", f"{front}.ids", prompt, np.array(ids))
-        logits = model.logits(Decoding(model, [prompt]).hidden_BH)
+        logits = TorchBackend(model).prefill([prompt]).logits(range(model.config.table_rows))
         key = f"{front}.last_logits"
         yield _floats("llm", "logits of a reading", key, logits, values[key][row : row + 1])
         if f"{front}.seq" in values:
@@ -311,11 +312,11 @@ def _greedy(
     model: TarLanguageModel, key: str, prompt: list[int], theirs: np.ndarray, gaps: np.ndarray, what: str
 ) -> Check:
     """Argmax over the whole vocabulary with the cache."""
-    decoding = Decoding(model, [prompt])
+    rows = TorchBackend(model).prefill([prompt])
     ours: list[int] = []
     for _ in theirs:
-        ours.append(int(model.logits(decoding.hidden_BH)[0].argmax()))
-        decoding.push(torch.tensor(ours[-1:]))
+        ours.append(int(rows.logits(range(model.config.table_rows))[0].argmax()))
+        rows.step(torch.tensor(ours[-1:]))
     return _integers("llm", what, key, ours, theirs, _until_tie(gaps[: len(theirs)]))
 
 

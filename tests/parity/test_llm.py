@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from decoding import draw_codes, generate_text
 from opentar.core.errors import WeightsError
 from opentar.language.folder import check_tokenizer
-from opentar.language.generate import draw_codes, generate_text
 from opentar.language.model import TarLanguageModel
 from opentar.language.prompt import PUBLISHED_TEMPLATE, PromptBuilder
 from opentar.language.published import PublishedLanguage, read_llm

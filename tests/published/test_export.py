@@ -13,9 +13,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
+from decoding import draw_codes
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError
 from opentar.language.folder import Language, load_language, save_language
-from opentar.language.generate import draw_codes
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.language.prompt import PUBLISHED_TEMPLATE, ChatTemplate, PromptBuilder, Turn
 from opentar.language.published import read_llm

@@ -100,11 +100,23 @@ class PromptBuilder:
             return text
         return self._text(fold(text, self.template.spellings, sentence=what == "question"), what)
 
+    # Turns of the two things that a picture is for.
+
+    def drawing(self, text: str) -> list[Turn]:
+        """A conversation whose answer is a picture. Raises PromptError for an empty text."""
+        return [Turn("user", (self.heard(text, "prompt"),))]
+
+    def reading(self, pictures: Sequence[Codes], question: str) -> list[Turn]:
+        """A conversation about pictures. Raises PromptError for no picture or an empty question."""
+        if not pictures:
+            raise PromptError("no picture was given to read; give at least one")
+        return [Turn("user", self._given(pictures, self.heard(question, "question")))]
+
     # Prefixes: what the model is given before it answers.
 
     def draw(self, text: str, scale: Scale) -> list[int]:
         """Prefix that ends in <im_start><S_k>; codes follow. Raises PromptError for an empty or too long text."""
-        return self._drawing_prefix((self.heard(text, "prompt"),), scale)
+        return self.prefix(self.drawing(text), scale)
 
     def unconditional(self, scale: Scale, pictures: Sequence[Codes] = ()) -> list[int]:
         """`draw` (or, with pictures, `edit`) with its text left out: the other side of guidance."""
@@ -116,9 +128,7 @@ class PromptBuilder:
 
     def read(self, pictures: Sequence[Codes], question: str) -> list[int]:
         """Prefix for picture(s) and question -> text. Raises PromptError if no picture is given."""
-        if not pictures:
-            raise PromptError("no picture was given to read; give at least one")
-        return self.conversation([Turn("user", self._given(pictures, self.heard(question, "question")))])
+        return self.prefix(self.reading(pictures, question))
 
     def text(self, text: str) -> list[int]:
         """Prefix for text -> text."""

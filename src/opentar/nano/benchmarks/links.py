@@ -19,7 +19,7 @@ from PIL import Image
 
 from opentar.core.progress import Count
 from opentar.eval.measures import psnr, usage
-from opentar.eval.reading import ask_all, spell_all
+from opentar.eval.reading import ask_all
 from opentar.nano.judge.judge import Judge, request_from_spec
 from opentar.nano.stages.pictures import box_masks
 from opentar.nano.world.captions import all_captions
@@ -144,7 +144,7 @@ def link_scores(
         if progress is not None:
             progress(done, len(pictures))
     grid = tar.parts.config.defaults.read.scale if scale is None else scale
-    codes = spell_all(tar, pictures, grid)
+    codes = torch.tensor([tar.tokens(picture, grid, words=0).codes for picture in pictures])
     in_use = usage([torch.bincount(codes.flatten(), minlength=tar.parts.vocab.codebook_size)])
     # One scale only, so its number says nothing.
     found["tokenizer"] = picture_link(judge, specs, truth, made) | {
