@@ -26,6 +26,7 @@ from opentar.core import folder as checkpoint
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError, nearest, shown
 from opentar.core.folder import CONFIG
+from opentar.core.foreign import MODEL, line, of_file, of_folder, pointers, refuse_foreign
 from opentar.vocab import Vocab
 
 PARTS = ("ta_tok", "language", "detok_diffusion", "detok_ar")
@@ -204,6 +205,7 @@ def find_model(name_or_path: str | Path) -> Path:
 
     Raises:
         ModelError: none of them, or a published model that has not been fetched.
+        WeightsError: a folder of another program, told as what it is.
     """
     if not isinstance(name_or_path, (str, os.PathLike)):
         kind = type(name_or_path).__name__
@@ -219,6 +221,8 @@ def find_model(name_or_path: str | Path) -> Path:
         # A name that no file system can hold, such as one of 5,000 letters.
         is_folder = is_file = has_config = False
     if text and is_folder and has_config:
+        if not (folder / checkpoint.MANIFEST).is_file():
+            refuse_foreign(folder, MODEL)
         return folder
     if text in PUBLISHED and not is_folder:
         try:
@@ -226,6 +230,8 @@ def find_model(name_or_path: str | Path) -> Path:
         except WeightsError as error:
             raise ModelError(f"{text} has not been fetched yet; run: opentar pull {text}") from error
     listed = ", ".join(names) or "(no model is bundled with this installation)"
+    if text and (is_folder or is_file) and (found := of_folder(folder) if is_folder else of_file(folder)):
+        raise ModelError(f"{line(folder, found)}; a model is {listed}, or a folder that OpenTar wrote")
     if text and is_folder:
         raise ModelError(f"folder {shown(text)} has no {CONFIG}; give a model folder or one of: {listed}")
     if is_file:
@@ -241,10 +247,21 @@ def read_config(folder: Path) -> ModelConfig:
         WeightsError: the file is no JSON object, or the folder is not an OpenTar model.
         ConfigError: unknown keys or values of a wrong type.
     """
-    values = checkpoint.read_config(folder)
+    try:
+        values = checkpoint.read_config(folder)
+    except WeightsError:
+        # A page or a pointer in the place of the config says more than that it is no JSON.
+        refuse_foreign(folder, MODEL)
+        raise
     if values.get("kind") != "opentar":
+        refuse_foreign(folder, MODEL)
         raise WeightsError(
             f'{shown(folder)} is not an OpenTar model (kind "opentar"); give the folder of a whole model'
+        )
+    if waiting := pointers(folder):
+        raise WeightsError(
+            f"{shown(folder)} holds git-lfs pointers in the place of its weights ({', '.join(waiting[:2])}"
+            f"{', ...' if len(waiting) > 2 else ''}); run git lfs pull in it, or download it again"
         )
     return from_dict(ModelConfig, values, where=f"{folder.name}/{CONFIG}")
 

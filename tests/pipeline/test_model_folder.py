@@ -98,7 +98,7 @@ def test_written_models_are_whole_and_never_replace(tiny_model, tmp_path):
 
 
 def test_foreign_folders_are_refused(tiny_model, tmp_path):
-    with pytest.raises(WeightsError, match="not an OpenTar model"):
+    with pytest.raises(WeightsError, match="is one part of an OpenTar model"):
         model_folder.read_config(tiny_model / "ta_tok")
     (tmp_path / "language").mkdir()
     (tmp_path / "language" / "config.json").write_text("{}")

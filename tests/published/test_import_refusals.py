@@ -62,7 +62,9 @@ def test_payloads_never_run(refused, own: Own, tmp_path: Path, place: str, zippe
         path = own(SANA) / "negative_prompt_embeds.pth"
         changes = {"sana": [own(SANA)]}
     torch.save(blob, path, _use_new_zipfile_serialization=zipped)
-    assert "holds objects other than tensors and plain values" in refused(**changes)
+    line = refused(**changes)
+    name = f"{os.system.__module__}.system"
+    assert f"holds objects other than tensors and plain values: {name} at 'model.name'; nothing of it was run" in line
     assert not canary.exists()
     # The same file, read without care, would have run: the test means something.
     torch.load(path, weights_only=False)
@@ -96,7 +98,7 @@ def test_a_flipped_bit_of_a_number_is_found(refused, own: Own) -> None:
     content[largest.header_offset + largest.file_size // 2] ^= 1
     path.write_bytes(content)
     torch.load(path, weights_only=False, mmap=True)
-    assert "is damaged (Bad CRC-32" in refused(ta_tok=path)
+    assert "is damaged (wrong checksum of " in refused(ta_tok=path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "nan", "gone", "missing name", "outside"])

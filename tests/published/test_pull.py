@@ -221,6 +221,21 @@ def test_a_small_disk_is_told_before_the_first_byte(fake: FakeHub, monkeypatch: 
     assert fake.downloads == []
 
 
+@pytest.mark.parametrize("parts", [(), ("sana_512",)])
+def test_little_memory_is_told_before_the_first_byte(
+    fake: FakeHub, published: Path, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...]
+) -> None:
+    """As much as the largest part that is converted; a SANA folder is copied and needs none."""
+    largest = max((published / "ta_tok.pth").stat().st_size, (published / "Tar-1.5B/model.safetensors").stat().st_size)
+    monkeypatch.setattr("opentar.core.memory.available_bytes", lambda: largest - 1)
+    with pytest.raises(ModelError, match=r"importing csuhan/Tar-1\.5B needs .* of memory and .* are available"):
+        hub.pull(MODEL, parts=parts)
+    assert fake.downloads == []
+    monkeypatch.setattr("opentar.core.memory.available_bytes", lambda: largest)
+    fake.repositories[SANA_512]["transformer/diffusion_pytorch_model.safetensors"] = published / "ta_tok.pth"
+    hub._check_memory(fetching.sizes(catalogue.fetches(MODEL, catalogue.parts_of(parts))))
+
+
 def test_a_damaged_file_of_the_hubs_cache_is_found(fake: FakeHub, tmp_path: Path, published: Path) -> None:
     content = (published / "ta_tok.pth").read_bytes()
     blob = tmp_path / "blobs" / hashlib.sha256(content).hexdigest()

@@ -61,10 +61,10 @@ def test_both_sides_go_through_the_same_stages(bench: ModuleType, folder: Path) 
 def test_the_published_side_is_given_the_same_prompts(bench: ModuleType, folder: Path) -> None:
     ours, published = bench.Ours(folder, "float32"), bench.Published(folder, None)
     scale = ours.parts.vocab.scale(2)
-    assert published.prompt(bench.PROMPT, "<im_start><S2>") == ours.builder.draw(bench.PROMPT, scale)
+    assert published.prompt(bench.PROMPT, "<im_start><S2>") == ours.engine.builder.draw(bench.PROMPT, scale)
     codes = [place % 64 for place in range(16)]
     text = "".join(f"<I{code}>" for code in codes) + f"\n{bench.QUESTION}"
-    assert published.prompt(text, "") == ours.builder.read([codes], bench.QUESTION)
+    assert published.prompt(text, "") == ours.engine.builder.read([codes], bench.QUESTION)
     assert published.spell(2).shape == ours.spell(2).shape == (1, 16)
     assert torch.equal(published.features(torch.tensor([codes])), ours.features(torch.tensor([codes])))
 

@@ -23,6 +23,8 @@ class TensorHeader(NamedTuple):
     """as safetensors names it: F32, BF16, I8, ..."""
     shape: tuple[int, ...]
     """sizes"""
+    place: tuple[int, int] = (0, 0)
+    """first byte of its numbers behind the header, and the one after the last"""
 
     @property
     def numbers(self) -> int:
@@ -40,10 +42,14 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
             content = json.loads(file.read(length))
         content.pop("__metadata__", None)
         return {
-            name: TensorHeader(str(entry["dtype"]), tuple(int(side) for side in entry["shape"]))
+            name: TensorHeader(
+                str(entry["dtype"]),
+                tuple(int(side) for side in entry["shape"]),
+                (int(entry["data_offsets"][0]), int(entry["data_offsets"][1])),
+            )
             for name, entry in content.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} is no readable safetensors file ({error}); get it again") from error
 
 

@@ -1,12 +1,12 @@
 """Tensors of files that others published: which of them a part can be made of, by type and by number.
 
 Types are looked at when a file is read, which costs nothing; numbers are read one tensor at a time, before anything is
-written, so that a trial run refuses what a real one would.
+written or while it is copied, so that a trial run refuses what a real one would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from opentar.core.errors import WeightsError
+from opentar.core.headers import read_header
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types of numbers that are read. Smaller floats go with scales of their own, which no published file of ours has."""
@@ -55,7 +56,47 @@ def check_numbers(where: str | Path, name: str, tensor: Tensor, kind: torch.dtyp
             )
 
 
-def each_tensor_of(path: Path, left_out: Collection[str] = ()) -> Iterator[tuple[str, Tensor]]:
+def same_numbers(one: Tensor, other: Tensor, rows: int = 4096) -> bool:
+    """Whether two tensors hold the same numbers, whatever their types; compared by blocks of the first dimension."""
+    if one.shape != other.shape:
+        return False
+    return all(
+        torch.equal(first.double(), second.double())
+        for first, second in zip(one.split(rows), other.split(rows), strict=True)
+    )
+
+
+def copy_checked(
+    source: Path, target: Path, kinds: Mapping[str, torch.dtype], check: Callable[[str, Tensor], None]
+) -> Iterator[str]:
+    """Copy a safetensors file byte by byte, each tensor checked on its way; yields the name of each that is done.
+
+    Args:
+        source: a file that safetensors has opened, so that its numbers are known to stand one after the other.
+        target: the new file.
+        kinds: the type of every tensor.
+        check: raises for a tensor that must not be copied; its shape is not that of the file.
+
+    Raises:
+        WeightsError: the file is missing or damaged.
+        OSError: the disk refuses.
+    """
+    header = read_header(source)
+    with source.open("rb") as file, target.open("wb") as copy:
+        length = file.read(8)
+        copy.write(length + file.read(int.from_bytes(length, "little")))
+        for name in sorted(header, key=lambda name: header[name].place):
+            start, end = header[name].place
+            content = bytearray(end - start)
+            if file.readinto(content) != len(content):
+                raise WeightsError(f"{source} is missing or damaged: {name} is cut short; get it again")
+            if content:
+                check(name, torch.frombuffer(content, dtype=kinds[name]))
+            copy.write(content)
+            yield name
+
+
+def each_tensor_of(path: Path) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a safetensors file, each mapped by itself: one that is let go gives its memory back.
 
     Raises:
@@ -63,7 +104,7 @@ def each_tensor_of(path: Path, left_out: Collection[str] = ()) -> Iterator[tuple
     """
     try:
         with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name not in left_out]  # noqa: SIM118, it is no dict
+            names = list(file.keys())
         for name in names:
             yield name, tensor_alone(path, name)
     except (OSError, SafetensorError) as error:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from opentar.core.errors import ConfigError, WeightsError, nearest, shown
+from opentar.core.foreign import TA_TOK
 from opentar.core.tensors import check_plain
 from opentar.core.torch_files import model_of
 from opentar.image_to_tokens.decoder import DecoderConfig
@@ -119,7 +120,7 @@ def read_ta_tok(path: str | Path) -> tuple[TATokConfig, dict[str, torch.Tensor]]
 
 
 def _read_file(path: Path) -> tuple[Mapping[str, Any], Mapping[str, torch.Tensor]]:
-    model = model_of(path, "a tokenizer file", "ta_tok.pth")
+    model = model_of(path, "a tokenizer file", "ta_tok.pth", TA_TOK)
     args, stored = model.get("args"), model.get("sd")
     if not isinstance(args, Mapping) or not isinstance(stored, Mapping):
         raise WeightsError(f"{path}: model.args and model.sd must be mappings; give a ta_tok.pth")

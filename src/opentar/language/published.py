@@ -20,7 +20,8 @@ from transformers import Qwen2ForCausalLM
 
 from opentar.core.bounds import bounded_by
 from opentar.core.errors import ConfigError, WeightsError, shown
-from opentar.core.tensors import check_kind, check_numbers, each_tensor_of
+from opentar.core.foreign import LANGUAGE, SAFETENSORS, of_file, refuse_foreign
+from opentar.core.tensors import check_kind, same_numbers
 from opentar.language.model import LanguageConfig
 from opentar.language.tokenizer import FILE, SPLIT, TextTokenizer
 from opentar.vocab import POOLS
@@ -29,7 +30,7 @@ MODEL_TYPES = ("qwen2", "llava_qwen")
 PUBLISHED_GRID = 27
 VISION_TOWER = "model.vision_tower."
 """Keys of the authors' trainer that repeat the image tokenizer; it is loaded from its own file."""
-_HEAD = "lm_head.weight"
+_HEAD, _TABLE = "lm_head.weight", "model.embed_tokens.weight"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SLOW_FILES = ("vocab.json", "merges.txt", "added_tokens.json")
 """The same tokenizer as older libraries save it."""
@@ -57,15 +58,19 @@ def read_llm(folder: str | Path, grid_side: int = PUBLISHED_GRID) -> PublishedLa
     is missing, unknown or of another shape than config.json says.
     """
     folder = Path(folder)
+    refuse_foreign(folder, LANGUAGE)
     data = _json(folder / "config.json")
     _check_architecture(data, folder / "config.json")
     text, added = _tokenizer_json(folder)
     tokenizer = TextTokenizer.from_json(text)
     start, codebook_size = _new_tokens(added, folder)
-    state, dropped = _weights(folder)
-    table = state.get("model.embed_tokens.weight")
+    source = _source(folder)
+    weights = _weights(folder, source)
+    state = weights.state
+    _check_places(folder, source, state, bool(data.get("tie_word_embeddings", False)))
+    table = state.get(_TABLE)
     if table is None or table.ndim != 2:
-        raise WeightsError(f"{folder} holds no table model.embed_tokens.weight; it is no Qwen2 language model")
+        raise WeightsError(f"{folder} holds no table {_TABLE}; it is no Qwen2 language model")
     rope = _rope(data)
     try:
         config = LanguageConfig(
@@ -81,7 +86,7 @@ def read_llm(folder: str | Path, grid_side: int = PUBLISHED_GRID) -> PublishedLa
             kv_heads=data["num_key_value_heads"],
             head_size=data.get("head_dim") or data["hidden_size"] // data["num_attention_heads"],
             mlp=data["intermediate_size"],
-            tie=bool(data.get("tie_word_embeddings", False)),
+            tie=_ties(data, state),
             rope_theta=float(rope["rope_theta"]),
             norm_eps=float(data["rms_norm_eps"]),
             attention="sdpa",
@@ -91,29 +96,42 @@ def read_llm(folder: str | Path, grid_side: int = PUBLISHED_GRID) -> PublishedLa
         raise WeightsError(f"{folder} describes no language model: {error}") from error
     if config.tie:
         state.pop(_HEAD, None)
-    _check_shapes(config, state, folder)
-    return PublishedLanguage(config, state, tokenizer, _notes(data, dropped))
+    try:
+        _check_shapes(config, state, folder)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; {source.note}" if source.note else error) from error
+    return PublishedLanguage(config, state, tokenizer, _notes(data, source, weights, config))
 
 
-def check_llm(folder: Path, config: LanguageConfig, kind: torch.dtype) -> None:
-    """Read every number that `read_llm` (which gave `config`) takes over, one tensor at a time.
-
-    Raises WeightsError for a tensor that holds NaN, infinity or what the type `kind` cannot hold.
-    """
-    left_out = (_HEAD,) if config.tie else ()
-    for path in (folder / name for name in _files(folder)[0]):
-        for name, tensor in each_tensor_of(path, left_out):
-            if not name.startswith(VISION_TOWER):
-                check_numbers(path, name, tensor, kind)
+def llm_state(folder: Path, config: LanguageConfig) -> tuple[dict[str, Tensor], dict[str, Path]]:
+    """The tensors of a folder that `read_llm` has read and judged, mapped anew, and the file of each."""
+    weights = _weights(folder, _source(folder))
+    if config.tie:
+        weights.state.pop(_HEAD, None)
+    return weights.state, weights.files
 
 
-def _notes(data: Mapping[str, Any], dropped: int) -> tuple[str, ...]:
-    notes = []
-    if dropped:
-        notes.append(f"{dropped} tensors of the vision tower are left out: the image tokenizer has its own file")
+def _notes(data: Mapping[str, Any], source: _Source, weights: _Weights, config: LanguageConfig) -> tuple[str, ...]:
+    notes = [source.note] if source.note else []
+    if weights.dropped:
+        notes.append(
+            f"{weights.dropped} tensors of the vision tower are left out: the image tokenizer has its own file"
+        )
+    if data.get("tie_word_embeddings") and not config.tie:
+        notes.append(
+            f"config.json ties the head to the table of words, but {_HEAD} holds other numbers: both are kept, "
+            "as transformers does"
+        )
     if "auto_map" in data:
         notes.append("config.json names code of its own (auto_map): it is neither read nor run, nor needed")
     return tuple(notes)
+
+
+def _ties(data: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
+    """Whether head and table are one. A head that differs is kept whatever config.json says, as in transformers 5."""
+    if not data.get("tie_word_embeddings", False):
+        return False
+    return _HEAD not in state or same_numbers(state[_HEAD], state[_TABLE])
 
 
 def _check_architecture(data: Mapping[str, Any], path: Path) -> None:
@@ -231,46 +249,94 @@ def _new_tokens(added: list[dict[str, Any]], folder: Path) -> tuple[int, int]:
     return start, codes
 
 
-def _files(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Names of the weights files, and tensor -> file as the index says; without an index the latter is empty."""
-    index = folder / INDEX
+class _Source(NamedTuple):
+    """Which files of a folder hold its weights."""
+
+    files: list[str]
+    places: dict[str, str]
+    """tensor -> file, as the index says; empty for a single file"""
+    note: str = ""
+    """what was not taken, and why"""
+
+
+class _Weights(NamedTuple):
+    """What the files hold."""
+
+    state: dict[str, Tensor]
+    files: dict[str, Path]
+    """tensor -> file"""
+    dropped: int
+    """tensors of the vision tower, which are left out"""
+
+
+def _source(folder: Path) -> _Source:
+    """The single file where there is one, as transformers has it; else those that the index names."""
+    index, whole = folder / INDEX, (folder / WEIGHTS).is_file()
     if not index.is_file():
-        if not (folder / WEIGHTS).is_file():
+        if not whole:
             raise WeightsError(f"{folder} has neither {WEIGHTS} nor {INDEX}; only weights in safetensors are read")
-        return [WEIGHTS], {}
+        return _Source([WEIGHTS], {})
+    try:
+        places = _places(index)
+    except WeightsError:
+        if not whole:
+            raise
+        return _Source([WEIGHTS], {}, f"{INDEX} is damaged and not needed: {WEIGHTS} is taken")
+    names = sorted(set(places.values()))
+    if not whole:
+        return _Source(names, places)
+    if names == [WEIGHTS]:
+        return _Source(names, places)
+    gone = [name for name in names if not (folder / name).is_file()]
+    if gone:
+        return _Source(
+            [WEIGHTS], {}, f"{INDEX} is out of date (it names {shown(gone[0])}, which is not there): {WEIGHTS} is taken"
+        )
+    return _Source(
+        [WEIGHTS],
+        {},
+        f"{WEIGHTS} stands beside {INDEX} and its {len(names)} files: the single file is taken, as transformers does",
+    )
+
+
+def _places(index: Path) -> dict[str, str]:
     wanted = _json(index).get("weight_map")
     if not isinstance(wanted, dict) or not all(isinstance(name, str) for name in wanted.values()):
         raise WeightsError(f"{index} has no weight_map of names; get the file again")
-    names = sorted(set(wanted.values()))
-    for name in names:
+    for name in sorted(set(wanted.values())):
         if Path(name).name != name or "\\" in name:
             raise WeightsError(f"{index} names {shown(name)}; only files beside it are read")
-    return names, wanted
+    return wanted
 
 
-def _weights(folder: Path) -> tuple[dict[str, Tensor], int]:
-    """The tensors of one file or of several, and how many of the vision tower were left out."""
-    names, wanted = _files(folder)
+def _weights(folder: Path, source: _Source) -> _Weights:
+    """The tensors of one file or of several, mapped."""
     state: dict[str, Tensor] = {}
+    files: dict[str, Path] = {}
     dropped = 0
-    for name in names:
+    for name in source.files:
+        path = folder / name
         try:
-            with safe_open(folder / name, framework="pt") as file:
+            with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118, it is no dict
                     if key in state:
-                        raise WeightsError(
-                            f"{folder / name} repeats {shown(key)} of another file; get the folder again"
-                        )
+                        raise WeightsError(f"{path} repeats {shown(key)} of another file; get the folder again")
                     if key.startswith(VISION_TOWER):
                         dropped += 1
                     else:
-                        state[key] = file.get_tensor(key)
+                        state[key], files[key] = file.get_tensor(key), path
         except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{folder / name} is missing or damaged: {error}") from error
-    for key, name in wanted.items():
-        if key not in state and not key.startswith(VISION_TOWER):
+            found = of_file(path)
+            told = f"it is {found.what}; {found.then}" if found and found.kind != SAFETENSORS else error
+            raise WeightsError(f"{path} is missing or damaged: {told}") from error
+    return _Weights(state, files, dropped)
+
+
+def _check_places(folder: Path, source: _Source, state: Mapping[str, Tensor], tied: bool) -> None:
+    """Every tensor of the index is there; the head of a tied model need not be."""
+    for key, name in source.places.items():
+        if key not in state and not key.startswith(VISION_TOWER) and not (tied and key == _HEAD):
             raise WeightsError(f"{folder / name} lacks {shown(key)}, which {INDEX} says is there; get the file again")
-    return state, dropped
 
 
 def _check_shapes(config: LanguageConfig, state: Mapping[str, Tensor], folder: Path) -> None:
@@ -279,6 +345,11 @@ def _check_shapes(config: LanguageConfig, state: Mapping[str, Tensor], folder: P
         expected = {name: tuple(tensor.shape) for name, tensor in Qwen2ForCausalLM(config.qwen()).state_dict().items()}
     if config.tie:
         expected.pop(_HEAD, None)
+    elif _HEAD not in state:
+        raise WeightsError(
+            f"{folder} has no {_HEAD}, and config.json does not tie it to the table of words (tie_word_embeddings); "
+            "get the folder again, or set it to true if the model was trained so"
+        )
     for name, size in expected.items():
         if name not in state:
             raise WeightsError(f"{folder} lacks the tensor {name} {list(size)}; get the folder again")

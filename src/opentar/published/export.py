@@ -20,6 +20,7 @@ from torch import Tensor
 from opentar.core.disk import check_room
 from opentar.core.errors import ConfigError, OutputError, nearest, shown
 from opentar.core.folder import CONFIG, atomic_folder, read_config
+from opentar.core.foreign import MODEL, refuse_foreign
 from opentar.core.memory import check_memory
 from opentar.core.storage import write_tensors
 from opentar.language.folder import Language, load_language
@@ -136,8 +137,10 @@ def chat_template(system: str | None) -> str:
 
 def _language_part(folder: Path) -> tuple[Path, str]:
     """The language folder of a model folder (or `folder` itself, when it is one) and its licence."""
-    kind = read_config(folder).get("kind")
-    if kind is None:
+    values = read_config(folder)
+    if "kind" not in values:
+        if "opentar" not in values:
+            refuse_foreign(folder, MODEL)
         return folder, ""
     config = read_model_config(folder)
     return folder / "language", config.part_licences.get("language") or config.licence

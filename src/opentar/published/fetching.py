@@ -9,7 +9,7 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opentar.published.planned import Origin
 
 Note = Callable[[str], None]
+_INDEX = ".index.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -34,6 +35,8 @@ class Size(NamedTuple):
     """bytes that are not in huggingface_hub's cache yet"""
     every: int
     """bytes of all files"""
+    largest: int
+    """bytes of the largest part that is made of them: a file by itself, or all weights of a folder"""
     cached: str = ""
     """why the files are those of huggingface_hub's cache; empty where the hub answered"""
 
@@ -70,8 +73,9 @@ def sizes(plan: Sequence[Fetch]) -> tuple[Size, ...]:
                 raise
             if unreachable(error):
                 silence = error
-            every = sum(path.stat().st_size for path in kept)
-            found.append(Size(fetch, len(kept), 0, every, unreachable(error) or told(error)))
+            every = {str(path): path.stat().st_size for path in kept}
+            why = unreachable(error) or told(error)
+            found.append(Size(fetch, len(kept), 0, sum(every.values()), _largest(every), why))
     return tuple(found)
 
 
@@ -117,7 +121,14 @@ def _at_hub(fetch: Fetch) -> Size:
         fetch.repository, revision=fetch.revision, allow_patterns=list(fetch.patterns), dry_run=True
     )
     new = sum(file.file_size or 0 for file in files if file.will_download)
-    return Size(fetch, len(files), new, sum(file.file_size or 0 for file in files))
+    every = {file.filename: file.file_size or 0 for file in files}
+    return Size(fetch, len(files), new, sum(every.values()), _largest(every))
+
+
+def _largest(sizes: Mapping[str, int]) -> int:
+    """Bytes of the largest part: the safetensors of a folder together, a checkpoint by itself."""
+    weights = sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
+    return max(weights, *(size for name, size in sizes.items() if name.endswith((".pth", ".pt"))), 0)
 
 
 def _in_cache(fetch: Fetch) -> list[Path] | None:
@@ -129,7 +140,10 @@ def _in_cache(fetch: Fetch) -> list[Path] | None:
             fetch.repository, revision=fetch.revision, allow_patterns=list(fetch.patterns), local_files_only=True
         )
         files = _files(Path(folder), fetch)
-        lists = [path for name, path in files.items() if name.endswith(".safetensors.index.json")]
+        # An index beside a single file is not needed, and may be out of date.
+        lists = [
+            path for name, path in files.items() if name.endswith(_INDEX) and name.removesuffix(_INDEX) not in files
+        ]
         shards = [path.with_name(one) for path in lists for one in json.loads(path.read_bytes())["weight_map"].values()]
     except (OSError, ValueError, LookupError):
         # huggingface_hub has nothing, or knows that it has not all of it; or the list of a model's files is damaged.

@@ -98,9 +98,9 @@ def pull(
         progress: called while parts are written.
 
     Raises:
-        ModelError, ConfigError: unknown names, or a library that a part needs is not installed.
+        ModelError, ConfigError: unknown names, a library that a part needs is not installed, or too little memory.
         WeightsError: a file cannot be fetched or is damaged; the line says how to go on by hand.
-        OutputError: the disk is too small or refuses.
+        OutputError: the disk is too small or refuses. Disk and memory are asked for before anything is fetched.
     """
     check_model(model)
     wanted = parts_of(parts)
@@ -115,6 +115,7 @@ def pull(
                 if note is not None:
                     note(f"{why}; the files are taken from the cache of huggingface_hub")
             _check_room(plan)
+            _check_memory(plan)
             fetched = {one.fetch.repository: fetch_files(one, note, bars) for one in plan}
         return Pulled(folder, _import(need, fetched, progress))
 
@@ -224,6 +225,18 @@ def _check_room(plan: Sequence[Size]) -> None:
                 f"{plan[0].fetch.repository} needs {human_bytes(needed)} in {shown(place)}, where {human_bytes(free)} "
                 "are free; free the disk, or set HF_HOME (files as fetched) and OPENTAR_CACHE (imported models)"
             )
+
+
+def _check_memory(plan: Sequence[Size]) -> None:
+    """Refuse before the first byte when there is too little memory for the import: a file of its largest part.
+
+    SANA folders are copied tensor by tensor. The import asks again, when it knows what each part becomes.
+    """
+    from opentar.core.memory import check_memory
+    from opentar.core.storage import SHARD_BYTES
+
+    converted = [size.largest for size in plan if size.fetch.repository not in SANA.values()]
+    check_memory(f"importing {plan[0].fetch.repository}", min(max(converted, default=0), SHARD_BYTES))
 
 
 def _rooms(hub: Path, new: int, own: Path, every: int) -> list[tuple[Path, int]]:

@@ -1,4 +1,4 @@
-"""The published weights made into a model folder: everything is read and fitted together first, then written.
+"""The published weights made into a model folder: all headers and settings are fitted together first, then written.
 
 Nothing is guessed and nothing is run: unknown keys, shapes and settings are refused by name, parts whose widths do not
 fit are refused with both numbers, pickles are read as tensors and plain values only, and code in a folder is ignored.
@@ -11,21 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from opentar import model_folder
 from opentar.core import environment
 from opentar.core.disk import check_room, free_bytes
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError, nearest, shown
 from opentar.core.folder import atomic_folder, verify
 from opentar.core.memory import check_memory
-from opentar.core.storage import SHARD_BYTES
-from opentar.core.tensors import check_numbers
-from opentar.image_to_tokens.published import read_ta_tok
 from opentar.image_to_tokens.ta_tok import TATokConfig
 from opentar.language.model import LanguageConfig
-from opentar.language.published import check_llm
 from opentar.model_folder import Defaults, DrawSettings, ModelConfig, ReadSettings
 from opentar.published.planned import (
     DTYPES,
@@ -40,10 +33,8 @@ from opentar.published.planned import (
     plan_ta_tok,
     read_canvas,
 )
-from opentar.published.sana_folder import PublishedSana, check_sana
 from opentar.published.standing import Canvas, Features, canvas_of, link_tree, pixels_of, ta_tok_config
 from opentar.tokens_to_image.ar import ARConfig
-from opentar.tokens_to_image.published import read_ar_dtok, read_vqgan
 from opentar.vocab import Vocab
 
 DATA = "what the authors trained on (arXiv 2506.18898)"
@@ -101,7 +92,7 @@ def import_tar(
         sana: folders of diffusion de-tokenizers; the first becomes "diffusion".
         name: how the model calls itself, at most 100 printable characters; default: the name of `llm`.
         dtype: "keep" stores numbers as they are, "bf16" and "fp32" convert them.
-        dry_run: read and check everything, write nothing.
+        dry_run: read and check everything, every number too, and write nothing; a real run checks while it writes.
         origins: where the files and folders came from, for those that came from the hub.
         progress: called while parts are written.
 
@@ -126,10 +117,9 @@ def import_tar(
     planned = [tokenizer, language, *painters]
     config = _model_config(name, planned, language.config.vocab)
     report = _report(out, config.name, planned, (*notes, *more))
-    _check_pickle(_path(ta_tok), lambda path: read_ta_tok(path)[1], dtype)
-    check_llm(_path(llm), language.config, _kind(dtype))
-    _check_painters(ar, vqgan, painters, dtype)
-    if not dry_run:
+    if dry_run:
+        _check_parts(planned)
+    else:
         with atomic_folder(out) as stage:
             _write_parts(planned, stage, progress)
             model_folder.write_config(stage, config)
@@ -173,8 +163,9 @@ def add_to_model(
     planned, notes = _plan_painters(ar, canvas, sana, features, standing, dtype, dict(origins or {}))
     grown = _grown(config, planned)
     report = _report(folder, config.name, planned, notes)
-    _check_painters(ar, vqgan, planned, dtype)
-    if not dry_run:
+    if dry_run:
+        _check_parts(planned)
+    else:
         with atomic_folder(folder) as stage:
             for part in config.parts:
                 link_tree(folder / part, stage / part)
@@ -207,30 +198,6 @@ def _checked_name(name: str) -> str:
     if not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME or not name.isprintable():
         raise ConfigError(f"the model's name is {shown(name)}; give one of 1 to {MAX_NAME} printable characters")
     return name
-
-
-def _kind(dtype: Dtype) -> torch.dtype:
-    """The narrowest type that numbers are changed into."""
-    return torch.bfloat16 if dtype == "bf16" else torch.float32
-
-
-def _check_pickle(path: Path, read: Callable[[Path], Mapping[str, Tensor]], dtype: Dtype) -> None:
-    """Read every number that is taken from a file, tensor by tensor. Raises WeightsError for NaN and infinity."""
-    for name, tensor in read(path).items():
-        check_numbers(path, name, tensor, _kind(dtype))
-
-
-def _check_painters(
-    ar: Sequence[str | Path], vqgan: str | Path | None, planned: Sequence[Planned], dtype: Dtype
-) -> None:
-    """Read every number of the new de-tokenizers; what a write would refuse is refused before it, and in a dry run."""
-    for path in map(_path, ar):
-        _check_pickle(path, lambda path: read_ar_dtok(path)[1], dtype)
-    if ar and vqgan is not None:
-        _check_pickle(_path(vqgan), lambda path: read_vqgan(path)[1], dtype)
-    for one in planned:
-        if isinstance(one.config, PublishedSana):
-            check_sana(one.config, "bfloat16" if dtype == "bf16" else None)
 
 
 def _check_free(out: Path) -> None:
@@ -365,13 +332,19 @@ def _report(folder: Path, name: str, planned: Sequence[Planned], notes: tuple[st
     """What will be written. Raises OutputError when the disk is too small, ModelError when the memory is."""
     needed = sum(one.report.bytes + _OVERHEAD for one in planned)
     check_room(folder, needed)
-    # Sources are mapped; what is held is one file of the new part, and one tensor in both types.
-    check_memory("importing", max((min(one.report.bytes, SHARD_BYTES) for one in planned), default=0))
+    # Sources are mapped, and parts are written one after the other.
+    check_memory("importing", max((one.held for one in planned), default=0))
     free = free_bytes(folder)
     reports = tuple(one.report for one in planned)
     return ImportReport(
         folder=folder, name=name, parts=reports, notes=notes, needed_bytes=needed, free_bytes=free, written=False
     )
+
+
+def _check_parts(planned: Sequence[Planned]) -> None:
+    """Read every number, as a write does and in its order."""
+    for one in planned:
+        one.check()
 
 
 def _write_parts(planned: Sequence[Planned], stage: Path, progress: Progress | None) -> None:

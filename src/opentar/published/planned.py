@@ -1,7 +1,7 @@
 """One published part: read and checked, told what it will become, and written when everything fits.
 
-Files are mapped from the disk, so a plan costs hardly any memory; numbers are read tensor by tensor while a part is
-written, and a part is let go before the next one begins.
+Files are mapped from the disk, so a plan costs hardly any memory. Numbers are read and checked tensor by tensor while a
+part is written, once, and a part is let go before the next one begins. A trial run reads and checks them the same way.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from torch import Tensor
 
 from opentar.core.config import to_dict
 from opentar.core.folder import atomic_folder, save_part
-from opentar.core.torch_files import check_sums
+from opentar.core.storage import SHARD_BYTES
+from opentar.core.tensors import check_numbers
+from opentar.core.torch_files import Sums
 from opentar.image_to_tokens.published import read_ta_tok
 from opentar.language.folder import folder_config
 from opentar.language.prompt import PUBLISHED_TEMPLATE
-from opentar.language.published import read_llm
+from opentar.language.published import llm_state, read_llm
 from opentar.language.tokenizer import FILE
 from opentar.published.licences import licence_of
-from opentar.published.sana_folder import read_sana, write_sana
+from opentar.published.sana_folder import check_sana, read_sana, write_sana
 from opentar.published.standing import Canvas, link_tree, pixels_of_ar
 from opentar.tokens_to_image.detokenizer import write_settings
 from opentar.tokens_to_image.published import read_ar_dtok, read_vqgan
@@ -78,8 +80,12 @@ class Planned(NamedTuple):
     """its config as read"""
     pixels: int
     """side of the pictures of a de-tokenizer, 0 for other parts"""
+    held: int
+    """most bytes of tensors in memory while it is written"""
     write: Callable[[Path, Step], None]
-    """writes the part's folder, whole or not at all"""
+    """writes the part's folder, whole or not at all; raises WeightsError for numbers that no model can be made of"""
+    check: Callable[[], None]
+    """reads all that `write` reads, refuses what it refuses, and writes nothing"""
 
 
 Origins = Mapping[Path, Origin]
@@ -87,15 +93,19 @@ Origins = Mapping[Path, Origin]
 
 def plan_ta_tok(path: Path, dtype: Dtype, origins: Origins) -> Planned:
     """The image tokenizer of a ta_tok.pth. Raises WeightsError as `read_ta_tok`."""
-    check_sums(path)
+    sums = Sums(path)
     config, state = read_ta_tok(path)
     stored = _Stored.of(state, dtype)
     note = "pooling heads and the encoder's last layer are left out: nothing reads them"
 
-    def write(folder: Path, step: Step) -> None:
-        save_part(folder, to_dict(config), _Counted(read_ta_tok(path)[1], step), stored.storage)
+    def checked(step: Step = _silent) -> _Checked:
+        return _Checked(read_ta_tok(path)[1], path, stored.kind, step, sums)
 
-    return Planned(_report("ta_tok", [stored], [path], origins, (note, *stored.notes)), config, 0, write)
+    def write(folder: Path, step: Step) -> None:
+        save_part(folder, to_dict(config), checked(step), stored.storage)
+
+    report = _report("ta_tok", [stored], [path], origins, (note, *stored.notes))
+    return Planned(report, config, 0, stored.held, write, lambda: checked().read())
 
 
 def plan_language(folder: Path, grid_side: int, dtype: Dtype, origins: Origins) -> Planned:
@@ -104,25 +114,25 @@ def plan_language(folder: Path, grid_side: int, dtype: Dtype, origins: Origins) 
     stored = _Stored.of(state, dtype)
     text = tokenizer.to_json().encode("utf-8")
 
+    def checked(step: Step = _silent) -> _Checked:
+        return _Checked(*llm_state(folder, config), stored.kind, step)
+
     def write(target: Path, step: Step) -> None:
-        state = read_llm(folder, grid_side).state
-        save_part(
-            target, folder_config(config, PUBLISHED_TEMPLATE), _Counted(state, step), stored.storage, {FILE: text}
-        )
+        settings = folder_config(config, PUBLISHED_TEMPLATE)
+        save_part(target, settings, checked(step), stored.storage, {FILE: text})
 
     report = _report("language", [stored], [folder], origins, (*notes, *stored.notes), extra_bytes=len(text))
-    return Planned(report, config, 0, write)
+    return Planned(report, config, 0, stored.held, write, lambda: checked().read())
 
 
 def read_canvas(path: Path) -> Canvas:
     """The VQGAN of a published file. Raises WeightsError as `read_vqgan`."""
-    check_sums(path)
-    return Canvas(read_vqgan(path)[0], path, True)
+    return Canvas(read_vqgan(path)[0], path, True, [])
 
 
 def plan_ar(path: Path, canvas: Canvas, dtype: Dtype, origins: Origins) -> Planned:
     """An AR de-tokenizer and its canvas; its part is called detok_ar until it is named. Raises WeightsError."""
-    check_sums(path)
+    sums = Sums(path)
     config, state = read_ar_dtok(path)
     stored = [_Stored.of(state, dtype)]
     files = [path]
@@ -130,35 +140,50 @@ def plan_ar(path: Path, canvas: Canvas, dtype: Dtype, origins: Origins) -> Plann
         stored.append(_Stored.of(read_vqgan(canvas.path)[1], dtype))
         files.append(canvas.path)
 
+    def transformer(step: Step = _silent) -> _Checked:
+        return _Checked(read_ar_dtok(path)[1], path, stored[0].kind, step, sums)
+
+    def painted(step: Step = _silent) -> _Checked:
+        return _Checked(read_vqgan(canvas.path)[1], canvas.path, stored[1].kind, step, Sums(canvas.path))
+
     def write(folder: Path, step: Step) -> None:
         with atomic_folder(folder) as stage:
-            state = read_ar_dtok(path)[1]
-            save_part(stage / "transformer", to_dict(config), _Counted(state, step), stored[0].storage)
-            if canvas.published:
-                save_part(stage / "canvas", to_dict(canvas.config), read_vqgan(canvas.path)[1], stored[1].storage)
+            save_part(stage / "transformer", to_dict(config), transformer(step), stored[0].storage)
+            if canvas.published and not canvas.written:
+                save_part(stage / "canvas", to_dict(canvas.config), painted(), stored[1].storage)
             else:
-                link_tree(canvas.path, stage / "canvas")
+                link_tree(canvas.written[0] if canvas.written else canvas.path, stage / "canvas")
             write_settings(stage, "ar", {"canvas": "vqgan"})
+        if canvas.published:
+            canvas.written[:] = [folder / "canvas"]
+
+    def check() -> None:
+        transformer().read()
+        if canvas.published:
+            painted().read()
 
     notes = tuple(dict.fromkeys(note for one in stored for note in one.notes))
     if not canvas.published:
         notes = (*notes, f"the canvas is that of {canvas.path.parent.name}")
     report = _report("detok_ar", stored, files, origins, notes)
-    return Planned(report, config, pixels_of_ar(config, canvas.config), write)
+    held = max(one.held for one in stored)
+    return Planned(report, config, pixels_of_ar(config, canvas.config), held, write, check)
 
 
 def plan_sana(folder: Path, dtype: Dtype, origins: Origins) -> Planned:
     """A diffusion de-tokenizer; its part is called detok_diffusion until it is named. Raises as `read_sana`."""
     sana = read_sana(folder)
     wanted = _STORAGES.get(dtype)
-    kinds = [
-        getattr(torch, wanted) if wanted else kind for tensors in sana.tensors.values() for _, kind in tensors.values()
-    ]
-    counts = [math.prod(shape) for tensors in sana.tensors.values() for shape, _ in tensors.values()]
+    tensors = [entry for part in sana.tensors.values() for entry in part.values()]
+    kinds = [getattr(torch, wanted) if wanted else kind for _, kind in tensors]
+    counts = [math.prod(shape) for shape, _ in tensors]
+    sizes = [count * kind.itemsize for count, kind in zip(counts, kinds, strict=True)]
     negative = 0 if sana.negative_LD is None else sana.negative_LD.numel()
     stored = _Stored(
         numbers=sum(counts) + negative,
-        bytes=sum(count * kind.itemsize for count, kind in zip(counts, kinds, strict=True)) + 4 * negative,
+        bytes=sum(sizes) + 4 * negative,
+        # Copied one tensor at a time where nothing changes; else a file is collected before it is written.
+        held=max(sizes) if wanted is None else _held(sum(sizes), max(sizes)),
         storage=" and ".join(sorted({str(kind).removeprefix("torch.") for kind in kinds})),
     )
 
@@ -167,7 +192,17 @@ def plan_sana(folder: Path, dtype: Dtype, origins: Origins) -> Planned:
             for done in write_sana(sana, stage, wanted):
                 step(done, len(counts))
 
-    return Planned(_report("detok_diffusion", [stored], [folder], origins, sana.notes), sana, sana.image_size, write)
+    report = _report("detok_diffusion", [stored], [folder], origins, sana.notes)
+    return Planned(report, sana, sana.image_size, stored.held, write, lambda: check_sana(sana, wanted))
+
+
+def _silent(done: int, total: int) -> None:
+    """The step of a part that nobody watches."""
+
+
+def _held(total: int, largest: int) -> int:
+    """Most bytes in memory while so many are written in files of at most SHARD_BYTES: one file, and the next tensor."""
+    return min(total, SHARD_BYTES + largest)
 
 
 class _Stored(NamedTuple):
@@ -175,8 +210,16 @@ class _Stored(NamedTuple):
 
     numbers: int
     bytes: int
+    held: int
+    """most bytes in memory while they are written"""
     storage: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> torch.dtype:
+        """The type they become."""
+        kind: torch.dtype = getattr(torch, self.storage)
+        return kind
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor], dtype: Dtype) -> _Stored:
@@ -186,7 +229,9 @@ class _Stored(NamedTuple):
         told = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         same = kinds == {getattr(torch, storage)}
         notes = () if same else (f"the numbers are {told} in the file and are stored as {storage}",)
-        return cls(numbers, numbers * getattr(torch, storage).itemsize, storage, notes)
+        width = getattr(torch, storage).itemsize
+        largest = max((tensor.numel() for tensor in state.values()), default=0)
+        return cls(numbers, width * numbers, _held(width * numbers, width * largest), storage, notes)
 
 
 def _report(
@@ -220,17 +265,41 @@ def _report(
     )
 
 
-class _Counted(Mapping[str, Tensor]):
-    """A state that tells how many of its tensors have been read."""
+class _Checked(Mapping[str, Tensor]):
+    """A state whose tensors are checked when they are asked for, and that tells how many have been.
 
-    def __init__(self, state: Mapping[str, Tensor], step: Step) -> None:
-        self._state, self._step = state, step
+    Args:
+        state: the tensors.
+        source: their file, or the file of each.
+        kind: the type they are stored in.
+        step: called after each new one.
+        sums: the checksums of their file, where it has any.
+    """
+
+    def __init__(
+        self,
+        state: Mapping[str, Tensor],
+        source: Path | Mapping[str, Path],
+        kind: torch.dtype,
+        step: Step,
+        sums: Sums | None = None,
+    ) -> None:
+        self._state, self._source, self._kind, self._step, self._sums = state, source, kind, step, sums
         self._seen: set[str] = set()
+
+    def read(self) -> None:
+        """Check all of them."""
+        for name in self._state:
+            self[name]
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self._state[name]
         if name not in self._seen:
             self._seen.add(name)
+            if self._sums is not None:
+                self._sums.check(name, tensor)
+            source = self._source if isinstance(self._source, Path) else self._source[name]
+            check_numbers(source, name, tensor, self._kind)
             self._step(len(self._seen), len(self._state))
         return tensor
 

@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +22,9 @@ from torch import Tensor
 from opentar.core.bounds import bounded_by
 from opentar.core.config import to_dict
 from opentar.core.errors import OpenTarError, WeightsError, nearest, shown
-from opentar.core.headers import read_header
+from opentar.core.foreign import SANA, refuse_foreign
 from opentar.core.storage import write_tensors
-from opentar.core.tensors import check_kind, check_numbers, check_plain, each_tensor_of
+from opentar.core.tensors import check_kind, check_numbers, check_plain, copy_checked, each_tensor_of
 from opentar.core.torch_files import read_torch_file
 from opentar.tokens_to_image.detokenizer import write_settings
 from opentar.tokens_to_image.sana import SanaConfig
@@ -73,10 +73,12 @@ def read_sana(folder: str | Path) -> PublishedSana:
         WeightsError: a part is missing, damaged or of another class, or a setting, a tensor or a shape is not known.
     """
     folder = Path(folder)
+    refuse_foreign(folder, SANA)
     index = read_json(folder / "model_index.json")
     classes = {name: class_of(index, name, folder) for name in CONFIGS}
     configs = {name: _config(folder, name, classes[name]) for name in classes}
-    files = {name: _weight_files(folder / name) for name in CLASSES}
+    sources = {name: _weight_files(folder / name) for name in CLASSES}
+    files = {name: source.files for name, source in sources.items()}
     tensors = {name: _headers(folder / name, files[name]) for name in CLASSES}
     built = {}
     for name in CLASSES:
@@ -101,7 +103,7 @@ def read_sana(folder: str | Path) -> PublishedSana:
         files=files,
         tensors=tensors,
         negative_LD=negative_LD,
-        notes=_notes(folder, configs, negative_LD),
+        notes=(*(one.note for one in sources.values() if one.note), *_notes(folder, configs, negative_LD)),
     )
 
 
@@ -112,39 +114,37 @@ def check_sana(sana: PublishedSana, storage: str | None) -> None:
         WeightsError: a tensor holds NaN, infinity or what its type will not hold, or cannot be read.
     """
     for name in CLASSES:
-        # Whatever it is stored as, the transformer runs on weights rounded to bfloat16.
-        narrow = storage == "bfloat16" or name == "transformer"
-        for file in sana.files[name]:
-            source = sana.folder / name / file
-            for key, tensor in each_tensor_of(source):
-                check_numbers(source, key, tensor, torch.bfloat16 if narrow else torch.float32)
+        for _ in _each(sana, name, storage):
+            pass
 
 
 def write_sana(sana: PublishedSana, stage: Path, storage: str | None) -> Iterator[int]:
     """Write the part into the empty folder `stage`; yields the number of tensors done after each step.
 
     Args:
-        sana: what `read_sana` returned and `check_sana` let pass.
+        sana: what `read_sana` returned; numbers are checked on their way, as `check_sana` does.
         stage: an unfinished folder (`atomic_folder`).
         storage: "float32" or "bfloat16" converts every number; None copies the files as they are.
 
     Raises:
-        WeightsError: a tensor cannot be read.
+        WeightsError: a tensor cannot be read, or holds what `check_sana` refuses.
         OSError: the disk refuses.
     """
     done = 0
     for name in CLASSES:
         (stage / name).mkdir()
         if storage is not None:
-            write_tensors(stage / name, _each(sana, name), storage, stem=STEM)
+            write_tensors(stage / name, _each(sana, name, storage), storage, stem=STEM)
             done += len(sana.tensors[name])
             yield done
             continue
         for file in sana.files[name]:
-            shutil.copyfile(sana.folder / name / file, stage / name / file)
-            done += len(read_header(stage / name / file))
-            yield done
-        if (sana.folder / name / INDEX).is_file():
+            source = sana.folder / name / file
+            kinds = {key: kind for key, (_, kind) in sana.tensors[name].items()}
+            for _ in copy_checked(source, stage / name / file, kinds, _check_of(source, name, storage)):
+                done += 1
+                yield done
+        if sana.files[name] != (WEIGHTS,):
             shutil.copyfile(sana.folder / name / INDEX, stage / name / INDEX)
     if sana.negative_LD is not None:
         write_tensors(stage, {NEGATIVE_NAME: sana.negative_LD}, "float32", stem=NEGATIVE_NAME)
@@ -180,20 +180,41 @@ def _defaults(kind: str) -> dict[str, Any]:
     return {name: setting.default for name, setting in signature.parameters.items() if name != "self"}
 
 
-def _weight_files(folder: Path) -> tuple[str, ...]:
-    if (folder / INDEX).is_file():
-        files = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
-            raise WeightsError(f"{folder / INDEX} has no weight_map of names; get the file again")
-        names = tuple(sorted(set(files.values())))
-    elif (folder / WEIGHTS).is_file():
-        names = (WEIGHTS,)
-    else:
-        raise WeightsError(f"{folder} has no {WEIGHTS}; only weights in safetensors are read")
+class _Source(NamedTuple):
+    """Which files of a part hold its weights."""
+
+    files: tuple[str, ...]
+    note: str = ""
+    """what was not taken, and why"""
+
+
+def _weight_files(folder: Path) -> _Source:
+    """Those that the index names, as diffusers has it; the single file where the index is out of date or absent."""
+    whole = (folder / WEIGHTS).is_file()
+    if not (folder / INDEX).is_file():
+        if not whole:
+            raise WeightsError(f"{folder} has no {WEIGHTS}; only weights in safetensors are read")
+        return _Source((WEIGHTS,))
+    files = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise WeightsError(f"{folder / INDEX} has no weight_map of names; get the file again")
+    names = tuple(sorted(set(files.values())))
     for name in names:
         if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
             raise WeightsError(f"{folder / INDEX} names {shown(name)}; only safetensors files beside it are read")
-    return names
+    if not whole or WEIGHTS in names:
+        return _Source(names)
+    gone = [name for name in names if not (folder / name).is_file()]
+    if gone:
+        return _Source(
+            (WEIGHTS,),
+            f"{folder.name}/{INDEX} is out of date (it names {shown(gone[0])}, which is not there): {WEIGHTS} is taken",
+        )
+    return _Source(
+        names,
+        f"{folder.name}/{WEIGHTS} stands beside {INDEX}: the {len(names)} files of the index are taken, "
+        "as diffusers does",
+    )
 
 
 def _headers(folder: Path, names: tuple[str, ...]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -304,10 +325,20 @@ def _notes(folder: Path, configs: Mapping[str, Mapping[str, Any]], negative_LD: 
     return tuple(notes)
 
 
-def _each(sana: PublishedSana, name: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a part, file by file."""
+def _each(sana: PublishedSana, name: str, storage: str | None) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a part, file by file, each checked when it is asked for."""
     for file in sana.files[name]:
-        yield from each_tensor_of(sana.folder / name / file)
+        source = sana.folder / name / file
+        check = _check_of(source, name, storage)
+        for key, tensor in each_tensor_of(source):
+            check(key, tensor)
+            yield key, tensor
+
+
+def _check_of(source: Path, name: str, storage: str | None) -> Callable[[str, Tensor], None]:
+    # Whatever it is stored as, the transformer runs on weights rounded to bfloat16.
+    narrow = storage == "bfloat16" or name == "transformer"
+    return lambda key, tensor: check_numbers(source, key, tensor, torch.bfloat16 if narrow else torch.float32)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -40,6 +40,8 @@ class Canvas(NamedTuple):
     """the file, or the folder to link"""
     published: bool
     """whether `path` is a published file"""
+    written: list[Path]
+    """where it was written already: the de-tokenizers of one import share its files"""
 
 
 def ta_tok_config(folder: Path) -> TATokConfig:
@@ -52,7 +54,7 @@ def canvas_of(folder: Path, config: ModelConfig) -> Canvas | None:
     for part in config.parts:
         if part.startswith("detok_ar") and read_config(folder / part).get("canvas") == "vqgan":
             path = folder / part / "canvas"
-            return Canvas(_config_of(VQGANConfig, path), path, False)
+            return Canvas(_config_of(VQGANConfig, path), path, False, [])
     return None
 
 

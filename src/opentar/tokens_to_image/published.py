@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from opentar.core.errors import ConfigError, WeightsError, nearest, shown
+from opentar.core.foreign import AR
+from opentar.core.foreign import VQGAN as VQ
 from opentar.core.tensors import check_plain
 from opentar.core.torch_files import model_of
 from opentar.tokens_to_image.ar import ARConfig, ARTransformer
@@ -97,7 +99,7 @@ def read_ar_dtok(path: str | Path) -> tuple[ARConfig, dict[str, Tensor]]:
         WeightsError: unreadable or damaged file, or an unknown name, argument, key or shape, by name.
     """
     where = str(path)
-    model = model_of(Path(path), "an AR de-tokenizer", "ar_dtok_*.pth")
+    model = model_of(Path(path), "an AR de-tokenizer", "ar_dtok_*.pth", AR)
     name, args, stored = model.get("name"), model.get("args"), model.get("sd")
     if not isinstance(name, str) or name not in SIZES:
         raise WeightsError(f"{where}: model.name is {shown(name)}; known are {', '.join(SIZES)}")
@@ -125,7 +127,8 @@ def read_vqgan(path: str | Path) -> tuple[VQGANConfig, dict[str, Tensor]]:
         WeightsError: unreadable or damaged file, or an unknown key or shape, by name.
     """
     where = str(path)
-    state = _renamed(model_of(Path(path), "a VQGAN", "vq_ds16_t2i.pt"), VQ_NAMES, VQ_DROPPED, where)
+    stored = model_of(Path(path), "a VQGAN", "vq_ds16_t2i.pt", VQ)
+    state = _renamed(stored, VQ_NAMES, VQ_DROPPED, where)
     levels = len({name.split(".")[2] for name in state if name.startswith("encoder.levels.")})
     blocks = len({name.split(".")[4] for name in state if name.startswith("encoder.levels.0.blocks.")})
     widths = tuple(_shape(state, f"encoder.levels.{n}.blocks.0.conv2.weight", 4, where)[0] for n in range(levels))

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers.cache_utils import DynamicCache
 
 from opentar.core.errors import PromptError
 from opentar.engine.backends.protocol import Prompts
 from opentar.language.model import TarLanguageModel
+from opentar.nn.half import product
 
 
 class TorchBackend:
@@ -83,7 +83,7 @@ class TorchRows:
 
 
 def _linear(model: TarLanguageModel, hidden: Tensor, ids: range) -> Tensor:
-    return functional.linear(hidden, model.qwen.lm_head.weight[ids.start : ids.stop])
+    return product(hidden, model.qwen.lm_head.weight[ids.start : ids.stop])
 
 
 def pad_left(prompts: Prompts, padding: int) -> tuple[Tensor, Tensor]:
