@@ -54,7 +54,7 @@ def read(tar: Tar, pictures: list[Image.Image]) -> dict[str, str]:
         for question in QUESTIONS:
             found[f"asked {place} {question}"] = tar.ask(picture, question)
         for scale in tar.parts.vocab.scales:
-            codes = json.dumps(tar.tokens(picture, scale.index).codes)
+            codes = json.dumps(tar.encode(picture, scale.index).codes)
             found[f"codes of {place} at scale {scale.index}"] = hashlib.sha256(codes.encode()).hexdigest()
         found[f"reconstructed {place}"] = digest(tar.reconstruct(picture, seed=5))
     return found

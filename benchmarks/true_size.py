@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from opentar.checkpoints.parts import ModelParts
     from opentar.language.prompt import PromptBuilder
-    from opentar.model_parts import ModelParts
     from opentar.tokens_to_image.ar import ARTransformer
     from opentar.tokens_to_image.detokenizer import Detokenizer
 
@@ -122,7 +122,7 @@ class Published:
     def __init__(self, folder: Path, dtype: str | None, clock: Clock | None = None) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from opentar.model_parts import ModelParts
+        from opentar.checkpoints.parts import ModelParts
 
         self.parts = ModelParts(folder, dtype="float32")
         with tempfile.TemporaryDirectory() as place:
@@ -194,12 +194,12 @@ def _pixels(parts: ModelParts, picture: Image.Image) -> Tensor:
 
 def write_full_tokenizer(folder: Path, out: Path) -> PromptBuilder:
     """The tokenizer of a model folder with all image tokens, as libraries load it; returns the builder of prompts."""
+    from opentar.checkpoints.convert.qwen2 import image_tokens
     from opentar.core.config import from_dict
     from opentar.core.folder import read_config
     from opentar.language.model import LanguageConfig
     from opentar.language.prompt import ChatTemplate, PromptBuilder
     from opentar.language.tokenizer import FILE, TextTokenizer
-    from opentar.published.export import image_tokens
 
     ours = read_config(folder / "language")["opentar"]
     sizes = from_dict(LanguageConfig, ours["language"])
@@ -299,8 +299,8 @@ def _draw(model: Ours | Published, task: dict[str, Any]) -> Stages:
 
 def tasks_of(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """The tasks that this model can do."""
+    from opentar.checkpoints.model_folder import read_config as read_model
     from opentar.core.folder import read_config
-    from opentar.model_folder import read_config as read_model
 
     kinds = {"flow": "flow", "ar": "ar", "sana": "sana"}
     painters = {
@@ -354,8 +354,8 @@ def table(results: Sequence[tuple[dict[str, Any], dict[str, Any], dict[str, Any]
 
 def tiny_folder(place: Path) -> Path:
     """A model of the same kinds of parts, but tiny."""
-    from opentar.published.init import init_random
-    from opentar.published.sizes import size_of
+    from opentar.checkpoints.random_init import init_random
+    from opentar.checkpoints.sizes import size_of
 
     init_random(size_of("tar-tiny"), place / "tiny")
     return place / "tiny"

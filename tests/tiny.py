@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from opentar.checkpoints.model_folder import write_model
+from opentar.checkpoints.settings import Defaults, DrawSettings, ModelConfig, ReadSettings
 from opentar.image_to_tokens.decoder import DecoderConfig
 from opentar.image_to_tokens.encoder import VisionConfig
 from opentar.image_to_tokens.quantizer import QuantizerConfig
@@ -17,7 +19,6 @@ from opentar.language.folder import save_language
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.language.prompt import PromptBuilder
 from opentar.language.tokenizer import train_bpe
-from opentar.model_folder import Defaults, DrawSettings, ModelConfig, ReadSettings, write_model
 from opentar.tokens_to_image.ar import ARConfig, ARDetokenizer, ARTransformer
 from opentar.tokens_to_image.autoencoder import Autoencoder, AutoencoderConfig
 from opentar.tokens_to_image.flow import FlowConfig, FlowDetokenizer, FlowTransformer

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opentar.core.errors import ConfigError, PromptError
-from opentar.known_words import has_words
+from opentar.language.known_words import has_words
 from opentar.vocab import Scale, Vocab
 
 if TYPE_CHECKING:

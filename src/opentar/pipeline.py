@@ -21,18 +21,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opentar import __version__, asking, model_folder
+from opentar import __version__, asking
+from opentar.checkpoints import model_folder
+from opentar.checkpoints.find import find_model
+from opentar.checkpoints.parts import ModelParts
+from opentar.checkpoints.settings import MAX_ANSWER, MAX_PICTURES, MAX_SEED, DrawSettings, check_range, plain_number
 from opentar.core.errors import ModelError, PromptError
-from opentar.core.pictures import open_picture
 from opentar.drawing import Drawing, Progress, StepCallback
 from opentar.engine.backends.torch_backend import TorchBackend
 from opentar.engine.engine import BATCH, Engine
 from opentar.engine.events import CodeDrawn, Done, Failed
+from opentar.engine.pixels import encode_all, encode_picture
 from opentar.engine.request import Codes, Request, Sampling, Text
-from opentar.known_words import KnownWords
-from opentar.model_folder import MAX_ANSWER, MAX_PICTURES, MAX_SEED, DrawSettings, check_range
-from opentar.model_parts import ModelParts
-from opentar.published.hub import resolve
+from opentar.language.known_words import KnownWords
 from opentar.vocab import Scale
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ class Tar:
     def from_pretrained(
         cls, name_or_path: str | Path = "nano", *, device: str | None = None, dtype: str | torch.dtype | None = None
     ) -> Tar:
-        """Load a bundled model by its name, any model folder by its path, or a published model by its name on the hub.
+        """Load a bundled model by its name, any model folder by its path, or a fetched published model by its name.
 
-        Only a published model ("csuhan/Tar-1.5B") is ever downloaded, once: it is imported into OpenTar's cache folder.
+        Nothing is ever downloaded here: `opentar pull` fetches a published model ("csuhan/Tar-1.5B"), and so does
+        `opentar.checkpoints.hub.pull.pull`.
 
         Args:
             name_or_path: a bundled name, a folder, or a published name.
@@ -81,10 +83,10 @@ class Tar:
                 stored in, or the nearest that the device has.
 
         Raises:
-            ModelError: the name is unknown and no such folder exists.
-            WeightsError, ConfigError: the folder is damaged or no model; an unknown dtype; files cannot be fetched.
+            ModelError: the name is unknown and no such folder exists, or a published model has not been fetched.
+            WeightsError, ConfigError: the folder is damaged or no model; an unknown dtype.
         """
-        return cls(ModelParts(resolve(name_or_path), device=device, dtype=dtype))
+        return cls(ModelParts(find_model(name_or_path), device=device, dtype=dtype))
 
     def __repr__(self) -> str:
         types = ", ".join(f"{part} {kind}" for part, kind in self.parts.running.items())
@@ -98,8 +100,8 @@ class Tar:
         Raises:
             OutputError: `folder` holds something already, or the disk is too small or refuses.
         """
+        from opentar.checkpoints.hub.card import CARD, write_card
         from opentar.core.disk import check_room
-        from opentar.published.card import CARD, write_card
 
         folder, own = Path(folder), self.parts.folder
         check_room(folder, sum(size for _, size in model_folder.part_files(own)))
@@ -327,7 +329,7 @@ class Tar:
         asked = asking.questions(image, question, scale, self.parts.vocab, defaults.scale)
         length = defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
         length = check_range("max_new_tokens", length, 1, MAX_ANSWER, whole=True)
-        codes = self._encode_all([picture for one in asked for picture in one.pictures], fit)
+        codes = iter(encode_all(self.parts, [picture for one in asked for picture in one.pictures], fit))
         # The model's own question behind `describe` is nobody's to mend.
         own = [one.text for one in asked if one.text != defaults.describe]
         self._warn_of_unknown_words(own, "question", depth=4)
@@ -370,7 +372,7 @@ class Tar:
         scale = self.parts.config.defaults.read.scale if scale is None else scale
         settings = self._settings(scale=scale, detok=detok, detok_guidance=detok_guidance, steps=steps)
         self.parts.detokenizer(settings.detok)
-        codes_1N = self._encode(image, (self.parts.vocab.scale(settings.scale),), fit)[0]
+        codes_1N = encode_picture(self.parts, image, (self.parts.vocab.scale(settings.scale),), fit)[0]
         progress = Progress(callback_on_step_end, batches=1)
         picture = self._paint(codes_1N, [seed], settings, progress)[0]
         painted = ("scale", "detok", "detok_guidance", "steps")
@@ -379,7 +381,7 @@ class Tar:
         return picture
 
     @torch.no_grad()
-    def tokens(self, image: Picture, scale: int | None = None, *, words: int = 1, fit: str | None = None) -> TokenGrid:
+    def encode(self, image: Picture, scale: int | None = None, *, words: int = 1, fit: str | None = None) -> TokenGrid:
         """The codes of a picture, and for each code the words its row of the codebook lies nearest to.
 
         Args:
@@ -395,7 +397,7 @@ class Tar:
         """
         words = check_range("words", words, 0, 20, whole=True)
         grid = self.parts.vocab.scale(self.parts.config.defaults.read.scale if scale is None else scale)
-        codes_N = self._encode(image, (grid,), fit)[0][0]
+        codes_N = encode_picture(self.parts, image, (grid,), fit)[0][0]
         names: list[list[str]] = [[] for _ in range(grid.length)]
         if words and self.parts.words:
             table_KC = torch.nn.functional.normalize(self.parts.ta_tok.codebook().float(), dim=-1)
@@ -412,12 +414,15 @@ class Tar:
             words=[names[row * side : (row + 1) * side] for row in range(side)],
         )
 
+    def tokens(self, image: Picture, scale: int | None = None, *, words: int = 1, fit: str | None = None) -> TokenGrid:
+        """The old name of `encode`."""
+        warnings.warn("Tar.tokens is called Tar.encode now", DeprecationWarning, stacklevel=2)
+        return self.encode(image, scale, words=words, fit=fit)
+
     def _settings(self, **given: Any) -> DrawSettings:
         """The model's defaults with what the call gives; checked, the de-tokenizer's name included."""
         defaults = self.parts.config.defaults.draw
-        chosen: dict[str, Any] = {
-            name: model_folder.plain_number(value) for name, value in given.items() if value is not None
-        }
+        chosen: dict[str, Any] = {name: plain_number(value) for name, value in given.items() if value is not None}
         if chosen.get("detok", defaults.detok) != defaults.detok:
             # They were chosen for the default de-tokenizer and mean nothing to another one.
             defaults = dataclasses.replace(defaults, steps=None, detok_guidance=None)
@@ -444,30 +449,6 @@ class Tar:
             )
         bytes_BHW3 = pixels_B3HW.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(picture) for picture in bytes_BHW3]
-
-    def _encode(self, image: Picture, grids: tuple[Scale, ...], fit: str | None) -> tuple[Tensor, ...]:
-        """Codes (1, N) of a picture at each of the grids, for one pass of the encoder."""
-        from opentar.image_to_tokens.preprocess import check_fit, to_pixels
-
-        # Before the picture is opened and the encoder loaded, which take longer.
-        fit = check_fit(self.parts.config.fit if fit is None else fit)
-        picture = open_picture(image)
-        pixels_3HW = to_pixels(picture, self.parts.ta_tok.config.vision.image_size, fit=fit)
-        return self.parts.ta_tok.encode_scales(pixels_3HW[None].to(self.parts.device), grids)
-
-    def _encode_all(self, wanted: Sequence[tuple[Picture, Scale]], fit: str | None) -> Iterator[list[int]]:
-        """Codes of each picture at its scale; one that occurs several times goes through the encoder once."""
-        grids: dict[int, dict[int, Scale]] = {}
-        for picture, grid in wanted:
-            grids.setdefault(id(picture), {})[grid.index] = grid
-        spelled: dict[tuple[int, int], list[int]] = {}
-        for picture, grid in wanted:
-            # One picture at a time: in a batch, rounding could give it another code than alone.
-            if (id(picture), grid.index) not in spelled:
-                own = tuple(grids[id(picture)].values())
-                for one, codes_1N in zip(own, self._encode(picture, own, fit), strict=True):
-                    spelled[id(picture), one.index] = codes_1N[0].tolist()
-        return iter([spelled[id(picture), grid.index] for picture, grid in wanted])
 
     def _warn_of_unknown_words(self, texts: Sequence[str], what: Literal["prompt", "question"], depth: int) -> None:
         """Warn of each text that holds some as it is heard, and say what becomes of them.

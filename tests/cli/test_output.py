@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from opentar.commands.output import Output
-from opentar.terminal import half_blocks, show
+from opentar.commands.terminal import half_blocks, show
 
 
 class Terminal(io.StringIO):

@@ -36,7 +36,7 @@ def hostile_model(tiny_model, tmp_path):
     """The tiny model with hostile words about itself, all hashes right."""
     from dataclasses import replace
 
-    from opentar import model_folder
+    from opentar.checkpoints import model_folder
 
     config = replace(model_folder.read_config(tiny_model), name=HOSTILE, licence=HOSTILE, data=HOSTILE)
     parts = {part: tmp_path / "parts" / part for part in config.parts}
@@ -147,7 +147,7 @@ def test_numbers_of_numpy_are_numbers(tiny_model):
     )
     assert [picture.tobytes() for picture in plain] == [picture.tobytes() for picture in other]
     assert plain[0].info == other[0].info
-    assert tar.tokens(plain[0], np.int64(1), words=np.int64(2)).scale.index == 1
+    assert tar.encode(plain[0], np.int64(1), words=np.int64(2)).scale.index == 1
     assert isinstance(tar.ask(Image.new("RGB", (9, 9)), "what?", max_new_tokens=np.int64(4)), str)
 
 

@@ -181,8 +181,8 @@ def test_headers_are_compared_with_files(part: Path) -> None:
 
 def test_the_names_that_loaders_open_are_known() -> None:
     """`manifest.is_read` lists them below the layers that have them."""
+    from opentar.checkpoints.model_folder import _WORDS
     from opentar.language.tokenizer import FILE
-    from opentar.model_folder import _WORDS
     from opentar.tokens_to_image import sana_parts
 
     names = [FILE, _WORDS, folders.CONFIG, folders.WEIGHTS, folders.MANIFEST, "model_index.json"]

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from opentar import Tar, model_folder
+from opentar import Tar
+from opentar.checkpoints import find
 from opentar.core.folder import verify
 from opentar.nano import bundle
 
 
 def test_restating_changes_texts_and_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nano = shutil.copytree(model_folder.BUNDLED / "nano", tmp_path / "nano")
+    nano = shutil.copytree(find.BUNDLED / "nano", tmp_path / "nano")
     before = {path.relative_to(nano): path.read_bytes() for path in nano.rglob("*") if path.is_file()}
     monkeypatch.setattr(bundle, "known_words", lambda: ("a", "apple"))
     monkeypatch.setattr(bundle, "template", lambda: bundle.ChatTemplate(fold=True, spellings={"grey": "gray"}))

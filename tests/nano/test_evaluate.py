@@ -9,11 +9,13 @@ from PIL import Image
 
 from opentar.core.errors import ConfigError, DataError, ModelError, OutputError
 from opentar.core.picture_formats import read_metadata
+from opentar.eval.benchmark import Ask, Draw
 from opentar.eval.measures import psnr, usage
-from opentar.eval.reading import ask_all
+from opentar.eval.runner import ask_all, outcomes
+from opentar.nano.benchmarks.drawings import Drawings
 from opentar.nano.benchmarks.geneval import TagCount, counterpart_share, even_prompts, geneval_scores, requests_of
 from opentar.nano.benchmarks.links import normal_answer
-from opentar.nano.evaluate import ReportWarning, evaluate, score_drawings
+from opentar.nano.evaluate import ReportWarning, evaluate
 from opentar.nano.judge.judge import Judge, PartVerdict
 from opentar.nano.judge.parts import Seen
 from opentar.nano.report import flatten
@@ -148,7 +150,7 @@ def test_true_pictures_as_drawings_score_one(judge: Judge) -> None:
     prompts = even_prompts(12)
     book = load_book("train")
     pictures = [Image.fromarray(render(prompt.spec, book)) for prompt in prompts]
-    _, scores = score_drawings(judge, prompts, pictures)
+    scores = Drawings(judge, prompts).score(pictures)
     for tag in TAGS:
         assert scores["counts"][tag]["drawn"] == scores["counts"][tag]["truth"]
     assert scores["counts"]["single_object"]["drawn_background"] == 2
@@ -171,10 +173,23 @@ def test_asking_many_equals_asking_one(tar: Tar) -> None:
     specs = [generator.sample(np.random.default_rng(n), "single") for n in range(2)]
     pictures = [Image.fromarray(render(spec, book)) for spec in specs]
     asked = [(1, "Is there a dog in the picture?"), (0, "What is this?"), (1, "How many?")]
-    assert ask_all(tar, pictures, asked) == [tar.ask(pictures[number], question) for number, question in asked]
-    assert ask_all(tar, pictures, []) == []
-    with pytest.raises(DataError, match="about picture 2"):
-        ask_all(tar, pictures, [(2, "What?")])
+    given = [Ask(pictures=(pictures[number],), question=question) for number, question in asked]
+    assert ask_all(tar, given) == [tar.ask(pictures[number], question) for number, question in asked]
+    assert ask_all(tar, []) == []
+
+
+def test_outcomes_stand_in_the_order_of_the_examples(tar: Tar) -> None:
+    picture, told = Image.new("RGB", (16, 16), "red"), []
+    examples = [
+        Draw(prompt="three red apples", seed=4), Ask(pictures=(picture,), question="How many?"),
+        Draw(prompt="a dog", seed=3), Draw(prompt="a dog", seed=4),
+    ]  # fmt: skip
+    found = outcomes(tar, examples, progress=lambda what, done, total: told.append(what))
+    assert found[1] == tar.ask(picture, "How many?")
+    for place in (0, 2, 3):
+        alone = tar.generate(examples[place].prompt, seed=examples[place].seed)[0]
+        assert found[place].tobytes() == alone.tobytes()
+    assert set(told) == {"drawing", "painting", "reading"}
 
 
 def test_psnr_over_boxes_and_usage_of_codes() -> None:

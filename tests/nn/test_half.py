@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from decoding import generate_text
+from opentar.checkpoints.sizes import size_of
 from opentar.core.errors import WeightsError
 from opentar.language.folder import load_language, save_language
 from opentar.language.model import TarLanguageModel
 from opentar.language.prompt import PromptBuilder
 from opentar.language.tokenizer import train_bpe
 from opentar.nn.half import HalfLinear, halve, product
-from opentar.published.sizes import size_of
 from opentar.tokens_to_image.ar import ARDetokenizer, ARTransformer
 from opentar.tokens_to_image.vqgan import VQGAN
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opentar import Tar, UnknownWordsWarning, model_folder
+from opentar import Tar, UnknownWordsWarning
+from opentar.checkpoints import find, model_folder
 from opentar.core.folder import verify
 from opentar.nano.world.captions import concept_of
 from opentar.nano.world.fixed import geneval_prompts, pope_questions
@@ -21,8 +22,8 @@ def nano():
 
 
 def test_nano_is_bundled_small_and_undamaged():
-    folder = model_folder.find_model("nano")
-    assert folder.parent == model_folder.BUNDLED
+    folder = find.find_model("nano")
+    assert folder.parent == find.BUNDLED
     assert sum(size for _, size in model_folder.part_files(folder)) <= 20e6
     config = model_folder.read_config(folder)
     assert config.detokenizers == ("diffusion", "ar")

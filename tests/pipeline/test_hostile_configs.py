@@ -18,12 +18,12 @@ from PIL import Image
 from torch import nn
 
 from opentar import Tar
+from opentar.checkpoints.find import BUNDLED
+from opentar.checkpoints.random_init import init_random
+from opentar.checkpoints.sizes import size_of
 from opentar.core.bounds import LAYERS, SIDE, Range, bounded_by, within
 from opentar.core.errors import ConfigError, ModelError, OpenTarError, WeightsError
-from opentar.model_folder import BUNDLED
 from opentar.nn.sampling import sample
-from opentar.published.init import init_random
-from opentar.published.sizes import size_of
 
 
 def _hostile() -> ModuleType:
@@ -97,7 +97,7 @@ def use(model: Path, part: str) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not part.startswith("detok_"):
-            made += tar.ask(PICTURE, "a dog?", max_new_tokens=4).encode() + repr(tar.tokens(PICTURE)).encode()
+            made += tar.ask(PICTURE, "a dog?", max_new_tokens=4).encode() + repr(tar.encode(PICTURE)).encode()
             made += tar.generate("a dog", scale=2)[0].tobytes()
         for name in [name for name in painters if part == f"detok_{name}"]:
             made += tar.reconstruct(PICTURE, detok=name, scale=2).tobytes()

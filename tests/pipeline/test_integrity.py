@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from opentar import Tar
+from opentar.checkpoints.find import find_model
+from opentar.checkpoints.model_folder import read_config, write_model
+from opentar.checkpoints.parts import ModelParts
 from opentar.core.errors import WeightsError
 from opentar.core.folder import MANIFEST, folder_hash, load_part, save_part, verify
 from opentar.image_to_tokens.ta_tok import TATok
-from opentar.model_folder import find_model, read_config, write_model
-from opentar.model_parts import ModelParts
 
 
 @pytest.fixture

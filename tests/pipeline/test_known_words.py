@@ -2,7 +2,7 @@
 
 import pytest
 
-from opentar.known_words import KnownWords, has_words
+from opentar.language.known_words import KnownWords, has_words
 
 ENGLISH = ("three", "red", "apple", "knife", "cherry", "box", "on", "a", "ice cream", "t-shirt")
 CHINESE = ("三", "个", "红", "苹果", "红苹果", "的")

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from opentar.checkpoints.parts import ModelParts
+from opentar.checkpoints.sizes import TarSize, size_of
 from opentar.core.errors import ConfigError, WeightsError
 from opentar.core.folder import assemble, load_part, strict_load
 from opentar.image_to_tokens.encoder import VisionConfig
@@ -17,8 +19,6 @@ from opentar.image_to_tokens.quantizer import QuantizerConfig
 from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
 from opentar.language.folder import load_language, save_language
 from opentar.language.model import TarLanguageModel
-from opentar.model_parts import ModelParts
-from opentar.published.sizes import TarSize, size_of
 from opentar.tokens_to_image.ar import ARDetokenizer, ARTransformer
 from opentar.tokens_to_image.autoencoder import Autoencoder, AutoencoderConfig
 from opentar.tokens_to_image.flow import FlowConfig, FlowTransformer
@@ -201,9 +201,10 @@ def test_a_device_without_bfloat16(tiny_model: Path, tmp_path: Path, monkeypatch
 
     from PIL import Image
 
-    from opentar import Tar, model_parts
+    from opentar import Tar
+    from opentar.checkpoints import parts as model_parts
+    from opentar.checkpoints.random_init import init_random
     from opentar.core.precision import DeviceFacts, DtypeWarning
-    from opentar.published.init import init_random
 
     init_random(TINY, tmp_path / "bf16", parts=("language", "ta_tok", "detok_ar"))
     # The CPU stands for it: it can do all that such a card can.

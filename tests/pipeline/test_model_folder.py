@@ -4,24 +4,24 @@ import json
 
 import pytest
 
-from opentar import model_folder
+from opentar.checkpoints import find, model_folder, settings
 from opentar.core.config import to_dict
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError
 from opentar.core.folder import verify
 
 
 def test_bundled_names_are_found_and_suggested(tiny_model, monkeypatch, tmp_path):
-    monkeypatch.setattr(model_folder, "BUNDLED", tiny_model.parent)
-    assert "tiny" in model_folder.bundled_models()
-    assert model_folder.find_model("tiny") == tiny_model
+    monkeypatch.setattr(find, "BUNDLED", tiny_model.parent)
+    assert "tiny" in find.bundled_models()
+    assert find.find_model("tiny") == tiny_model
     with pytest.raises(ModelError, match=r"'tinny' is unknown; give a folder or one of: tiny.*Did you mean 'tiny'"):
-        model_folder.find_model("tinny")
+        find.find_model("tinny")
 
 
 def test_paths_are_found(tiny_model, monkeypatch):
-    assert model_folder.find_model(tiny_model) == tiny_model
+    assert find.find_model(tiny_model) == tiny_model
     monkeypatch.chdir(tiny_model.parent)
-    assert model_folder.find_model("./tiny").samefile(tiny_model)
+    assert find.find_model("./tiny").samefile(tiny_model)
 
 
 def test_published_names_are_found_in_the_cache(tiny_model, monkeypatch, tmp_path):
@@ -29,11 +29,11 @@ def test_published_names_are_found_in_the_cache(tiny_model, monkeypatch, tmp_pat
 
     monkeypatch.setenv("OPENTAR_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match=r"has not been fetched yet; run: opentar pull csuhan/Tar-1\.5B"):
-        model_folder.find_model("csuhan/Tar-1.5B")
-    folder = shutil.copytree(tiny_model, model_folder.cached_model("csuhan/Tar-1.5B"))
-    assert model_folder.find_model("csuhan/Tar-1.5B") == folder
+        find.find_model("csuhan/Tar-1.5B")
+    folder = shutil.copytree(tiny_model, find.cached_model("csuhan/Tar-1.5B"))
+    assert find.find_model("csuhan/Tar-1.5B") == folder
     with pytest.raises(ModelError, match=r"Did you mean 'csuhan/Tar-1\.5B'"):
-        model_folder.find_model("csuhan/tar-1.5B")
+        find.find_model("csuhan/tar-1.5B")
 
 
 def test_config_survives_json(tiny_model):
@@ -63,13 +63,13 @@ def test_the_alphabet_is_the_language_models_own(tiny_model):
 )
 def test_configs_that_make_no_model(values, told):
     with pytest.raises(ModelError, match=told):
-        model_folder.ModelConfig(**values)
+        settings.ModelConfig(**values)
 
 
 def test_further_detokenizers_are_named_by_their_pixels():
     parts = ("ta_tok", "language", "detok_ar", "detok_ar_512", "detok_diffusion_1024")
-    settings = model_folder.Defaults(draw=model_folder.DrawSettings(detok="ar_512"))
-    config = model_folder.ModelConfig(parts=parts, defaults=settings, sources={"detok_ar_512": ("a.pth", "b.pt")})
+    defaults = settings.Defaults(draw=settings.DrawSettings(detok="ar_512"))
+    config = settings.ModelConfig(parts=parts, defaults=defaults, sources={"detok_ar_512": ("a.pth", "b.pt")})
     assert config.detokenizers == ("ar", "ar_512", "diffusion_1024")
     assert model_folder.detok_part(config, "diffusion_1024") == "detok_diffusion_1024"
     with pytest.raises(ModelError, match="Did you mean 'ar_512'"):
@@ -77,7 +77,7 @@ def test_further_detokenizers_are_named_by_their_pixels():
 
 
 def test_a_model_that_only_reads_says_so(tiny_model, tmp_path):
-    config = model_folder.ModelConfig(parts=("ta_tok", "language"))
+    config = settings.ModelConfig(parts=("ta_tok", "language"))
     model_folder.write_model(tmp_path / "reader", config, {part: tiny_model / part for part in config.parts})
     with pytest.raises(ModelError, match="it has: none"):
         model_folder.detok_part(model_folder.read_config(tmp_path / "reader"), "diffusion")
@@ -111,4 +111,4 @@ def test_defaults_are_checked(value):
     from opentar.core.config import from_dict
 
     with pytest.raises(ConfigError):
-        from_dict(model_folder.DrawSettings, value)
+        from_dict(settings.DrawSettings, value)

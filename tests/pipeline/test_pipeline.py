@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from opentar import Tar
+from opentar.checkpoints.settings import DrawSettings
 from opentar.core.errors import ConfigError, ImageError, ModelError, OutputError, PromptError
 from opentar.image_to_tokens.preprocess import to_pixels
-from opentar.model_folder import DrawSettings
 from opentar.pipeline import UnknownWordsWarning
 
 PROMPT = "three red apples on a light blue background"
@@ -108,7 +108,7 @@ def test_settings_are_told_in_the_picture(tar):
 
 def test_only_the_needed_parts_are_loaded(tiny_model, picture):
     tar = Tar.from_pretrained(tiny_model)
-    tar.tokens(picture)
+    tar.encode(picture)
     assert "language" not in vars(tar.parts)
     tar.reconstruct(picture, detok="ar")
     assert "language" not in vars(tar.parts)
@@ -119,17 +119,17 @@ def test_only_the_needed_parts_are_loaded(tiny_model, picture):
 
 
 def test_the_encoder_of_another_grid_is_used_for_reading(tar, picture):
-    grids = [tar.tokens(picture, scale) for scale in (0, 1, 2)]
+    grids = [tar.encode(picture, scale) for scale in (0, 1, 2)]
     assert [len(grid.codes) for grid in grids] == [12, 6, 4]
     assert [grid.scale.length for grid in grids] == [144, 36, 16]
 
 
 def test_tokens_are_the_codes_with_their_own_words_first(tar, picture):
-    grid = tar.tokens(picture, 2, words=3)
+    grid = tar.encode(picture, 2, words=3)
     for codes, words in zip(grid.codes, grid.words, strict=True):
         assert [names[0] for names in words] == [f"word{code}" for code in codes]
         assert {len(set(names)) for names in words} == {3}
-    assert tar.tokens(picture, 2, words=0).words == [[[]] * 4] * 4
+    assert tar.encode(picture, 2, words=0).words == [[[]] * 4] * 4
 
 
 def test_answers_repeat_and_depend_on_the_question_only_as_text(tar, picture):
@@ -141,7 +141,7 @@ def test_answers_repeat_and_depend_on_the_question_only_as_text(tar, picture):
 def test_pictures_are_taken_as_paths_bytes_and_pil(tar, picture, tmp_path):
     path = tmp_path / "p.png"
     picture.save(path)
-    codes = [tar.tokens(source, 0).codes for source in (picture, path, str(path), path.read_bytes())]
+    codes = [tar.encode(source, 0).codes for source in (picture, path, str(path), path.read_bytes())]
     assert codes[0] == codes[1] == codes[2] == codes[3]
 
 
@@ -260,7 +260,7 @@ def test_questions_and_pictures_are_checked(tar, picture):
     with pytest.raises(ConfigError):
         tar.ask(picture, "what?", max_new_tokens=0)
     with pytest.raises(ConfigError):
-        tar.tokens(picture, words=-1)
+        tar.encode(picture, words=-1)
 
 
 def test_gradients_stay_on_for_the_caller(tar):
@@ -292,7 +292,7 @@ def test_several_pictures_in_one_prompt_each_at_its_own_scale(tar, prompts_read)
     first, second = _noise(1), _noise(2)
     answer = tar.ask([first, second], "are they the same?", scale=[0, 2])
     assert isinstance(answer, str)
-    flat = [_flat(tar.tokens(picture, scale)) for picture, scale in ((first, 0), (second, 2))]
+    flat = [_flat(tar.encode(picture, scale)) for picture, scale in ((first, 0), (second, 2))]
     assert prompts_read == [(flat, "are they the same?")]
     tar.ask([first, second], "are they the same?")
     assert [len(run) for run in prompts_read[1][0]] == [36, 36]
@@ -359,14 +359,14 @@ def test_pictures_of_any_size_are_squashed_or_letterboxed_on_request(tar, prompt
     for fit in ("squash", "letterbox"):
         given = to_pixels(picture, side, fit=fit)[None]
         expected = tar.parts.ta_tok.encode(given, tar.parts.vocab.scale(0))[0].tolist()
-        assert _flat(tar.tokens(picture, 0, fit=fit)) == expected
+        assert _flat(tar.encode(picture, 0, fit=fit)) == expected
         tar.ask(picture, "what?", scale=0, fit=fit)
         tar.describe(picture, scale=0, fit=fit)
         assert [runs for runs, _ in prompts_read[-2:]] == [[expected], [expected]]
         again = tar.reconstruct(picture, scale=0, fit=fit)
         assert again.size == (32, 32)
         assert again.info["fit"] == fit
-    assert tar.tokens(picture, 0).codes == tar.tokens(picture, 0, fit="squash").codes
+    assert tar.encode(picture, 0).codes == tar.encode(picture, 0, fit="squash").codes
 
 
 def test_a_model_in_bfloat16_draws_reads_and_reconstructs(tiny_model, picture):

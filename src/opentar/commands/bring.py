@@ -12,8 +12,8 @@ from opentar.core.disk import human_bytes
 from opentar.core.errors import ConfigError, nearest, shown
 
 if TYPE_CHECKING:
-    from opentar.published.fetching import Size
-    from opentar.published.importing import ImportReport
+    from opentar.checkpoints.convert.importing import ImportReport
+    from opentar.checkpoints.hub.fetching import Size
 
 IMPORTABLE = ("tar",)
 
@@ -53,7 +53,7 @@ def import_published(
     if out is not None:
         folder_argument(out)
     with output.working(), output.progress() as progress:
-        from opentar.published.importing import add_to_model, import_tar
+        from opentar.checkpoints.convert.importing import add_to_model, import_tar
 
         if out is not None and llm is not None and ta_tok is not None:
             report = import_tar(out, llm=llm, ta_tok=ta_tok, name=name, progress=progress, **extras)
@@ -80,7 +80,8 @@ def pull(
 ) -> None:
     """Fetch a published model from the hub and import it into the cache; what is there already is kept."""
     output = Output(json)
-    from opentar.published import catalogue, hub
+    from opentar.checkpoints.hub import catalogue
+    from opentar.checkpoints.hub import pull as hub
 
     catalogue.check_model(name)
     parts = catalogue.parts_of(with_ or ())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from opentar.checkpoints.settings import MAX_SEED, check_range
 from opentar.commands import options
 from opentar.commands.draw import tell
 from opentar.commands.files import check_one_stdin, open_source, picture_source
@@ -15,7 +16,6 @@ from opentar.commands.output import Output
 from opentar.commands.saving import picture_places, save
 from opentar.core import environment
 from opentar.core.errors import ConfigError, ImageError, OpenTarError, PromptError, nearest, shown
-from opentar.model_folder import MAX_SEED, check_range
 
 if TYPE_CHECKING:
     from opentar.pipeline import Tar

@@ -57,7 +57,7 @@ def generate(
 
     Without --out the picture is opentar.png, or the next free opentar-2.png, opentar-3.png, ...
     """
-    from opentar.model_folder import MAX_PICTURES, check_range
+    from opentar.checkpoints.settings import MAX_PICTURES, check_range
 
     output = Output(json)
     # Before their names are made: millions of them take minutes.

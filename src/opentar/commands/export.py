@@ -22,14 +22,14 @@ def qwen2(
     json: options.Json = False,
 ) -> None:
     """Write the language model as a plain Qwen2 folder: transformers and the engines built on its format load it."""
+    from opentar.checkpoints.find import find_model
     from opentar.core.disk import human_bytes
-    from opentar.model_folder import find_model
 
     output = Output(json)
     folder_argument(out)
     find_model(model)
     with output.working():
-        from opentar.published.export import export_qwen2
+        from opentar.checkpoints.convert.qwen2 import export_qwen2
 
         with output.progress() as step:
             report = export_qwen2(model, out, dtype=dtype, step=step)

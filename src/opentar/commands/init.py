@@ -35,8 +35,8 @@ def init(
     folder_argument(out)
     chosen = [name for text in parts or () for name in text.split(",")]
     with output.working(), output.progress() as progress:
-        from opentar.published.init import PARTS, init_random
-        from opentar.published.sizes import size_of
+        from opentar.checkpoints.random_init import PARTS, init_random
+        from opentar.checkpoints.sizes import size_of
 
         report = init_random(
             size_of(size), out, dtype=dtype, seed=seed, parts=chosen or PARTS, dry_run=dry_run, progress=progress

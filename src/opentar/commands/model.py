@@ -8,7 +8,8 @@ if TYPE_CHECKING:
 
 def load(name: str, device: str | None, dtype: str | None = None) -> "Tar":
     """The model called `name`. Raises ModelError, WeightsError or ConfigError as `Tar.from_pretrained` does."""
-    from opentar.model_folder import find_model, read_config
+    from opentar.checkpoints.find import find_model
+    from opentar.checkpoints.model_folder import read_config
 
     read_config(find_model(name))
     # Importing torch and the parts takes seconds on a small machine.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from opentar import model_folder
+from opentar.checkpoints import find, model_folder
 from opentar.commands import options
 from opentar.commands.output import Output
 from opentar.core import environment
@@ -24,7 +24,7 @@ _CARD = "README.md"
 def list_models(*, json: options.Json = False) -> None:
     """List the models that a name finds: bundled ones, and those in the cache folder."""
     output = Output(json)
-    rows = [_facts(name, model_folder.BUNDLED / name, "bundled") for name in model_folder.bundled_models()]
+    rows = [_facts(name, find.BUNDLED / name, "bundled") for name in find.bundled_models()]
     rows += [_facts(_name(folder), folder, "fetched") for folder in _cached()]
     for row in rows:
         output.line(f"{row['name']}  ({row['origin']}, {human_bytes(row['bytes'])}, {row['hash'] or row['damage']})")
@@ -103,7 +103,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _removable(name: str) -> Path:
     """The folder in the cache that `name` means. Raises ModelError for everything else."""
-    if name in model_folder.bundled_models():
+    if name in find.bundled_models():
         raise ModelError(f"{shown(name)} came with OpenTar and is not removed; only fetched models are")
     found = {key: folder for folder in _cached() for key in (folder.name, _name(folder), str(folder.absolute()))}
     folder = found.get(name) or found.get(str(environment.expanded(name).absolute()))

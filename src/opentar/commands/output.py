@@ -61,7 +61,7 @@ class Output:
     def picture(self, image: "Image") -> None:
         """Show `image` when stdout is a terminal that can; silent with JSON."""
         if not self.json:
-            from opentar.terminal import show
+            from opentar.commands.terminal import show
 
             with self._without_bars():
                 try:

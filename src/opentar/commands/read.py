@@ -15,7 +15,7 @@ from opentar.commands.options import HYPHEN
 from opentar.commands.output import Output
 from opentar.core import environment
 from opentar.core.errors import ImageError, PromptError, printable, shown
-from opentar.known_words import has_words
+from opentar.language.known_words import has_words
 
 Picture = Annotated[str, Parameter(help="Picture to read: PNG, JPEG, WebP, ...; - reads it from stdin.")]
 Also = Annotated[list[str] | None, Parameter(name="--also", help="One more picture, shown after it; repeatable.")]
@@ -153,7 +153,7 @@ def tokens(
     output = Output(json)
     with output.working():
         picture = open_source(picture_source(image), frame)
-        grid = load(model, device, dtype).tokens(picture, scale, words=words, fit=fit)
+        grid = load(model, device, dtype).encode(picture, scale, words=words, fit=fit)
     output.line(f"scale {grid.scale.index}: {grid.scale.side} x {grid.scale.side} = {grid.scale.length} codes")
     if not output.json:
         from rich import box

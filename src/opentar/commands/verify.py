@@ -23,14 +23,14 @@ def verify(
     json: options.Json = False,
 ) -> None:
     """Hash every file of a model and compare it with the manifest; exit code 1 where anything differs."""
-    from opentar import model_folder
+    from opentar.checkpoints import find, model_folder
     from opentar.core import folder as checkpoint
 
     output = Output(json)
     wanted = None if expected is None else expected.strip().lower()
     if wanted is not None and not _HASH.fullmatch(wanted):
         raise ConfigError(f"the hash is {shown(expected)}; give the 12 hexadecimal digits that opentar info prints")
-    folder = model_folder.find_model(model)
+    folder = find.find_model(model)
     with output.working():
         # Parts of a model, such as its language folder, and checkpoints of a training are taken as well.
         if checkpoint.read_config(folder).get("kind") == "opentar":

@@ -15,7 +15,7 @@ def grouped(known: Iterable[str]) -> dict[str, Any]:
         "things" -> kind -> rows of en, plural and zh; "colours", "backgrounds", "counts" and "positions" -> rows of en
         and zh; "other" -> words that are none of them and no part of one.
     """
-    from opentar.known_words import KnownWords
+    from opentar.language.known_words import KnownWords
     from opentar.nano.world.captions import NUMBERS_EN, NUMBERS_ZH, RELATIONS_EN, RELATIONS_ZH
     from opentar.nano.world.concepts import load_concepts
     from opentar.nano.world.palette import BACKGROUNDS_ZH, COLOURS_ZH

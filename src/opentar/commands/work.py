@@ -31,13 +31,13 @@ def info(
 
     No tensor is loaded; every file of a model is compared with its manifest.
     """
-    from opentar import model_folder
+    from opentar.checkpoints import find, model_folder
     from opentar.core import folder as checkpoint
 
     output = Output(json)
     if is_picture_file(model):
         return picture_info(output, model)
-    folder = model_folder.find_model(model)
+    folder = find.find_model(model)
     config = model_folder.read_config(folder)
     if words:
         from opentar.commands.words import grouped, print_words
@@ -75,7 +75,7 @@ def info(
 
 def _part_facts(folder: Path, part: str, licence: str) -> dict[str, Any]:
     """Parameters, types and bytes of a part, from the headers of its weights files."""
-    from opentar import model_folder
+    from opentar.checkpoints import model_folder
     from opentar.core.folder import read_config
     from opentar.core.headers import SCALE, read_header
 

@@ -357,6 +357,9 @@ def _without_weights(folder: Path) -> Found | None:
         if any(folder.glob(pattern)):
             then = f"{_NO_COMMAND}: only weights in safetensors are read; "
             return Found(f"a folder with {what}", then + "get it so, or save it again with transformers")
+    if (folder / "transformer").is_dir() or (folder / "vae").is_dir():
+        # A pipeline that lacks its model_index.json: its reader says so.
+        return None
     checkpoints = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".pth", ".pt", ".ckpt")]
     if checkpoints:
         return Found(f"a folder of checkpoints ({shown(checkpoints[0])})", "give the files to `opentar import tar`")

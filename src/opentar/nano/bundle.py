@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from opentar.checkpoints.model_folder import part_files, write_config, write_model
+from opentar.checkpoints.model_folder import read_config as read_model_config
+from opentar.checkpoints.settings import Defaults, DrawSettings, ModelConfig
 from opentar.core.config import to_dict
 from opentar.core.folder import CONFIG, MANIFEST, atomic_folder, load_part, read_config, save_part, saved_files
-from opentar.known_words import KnownWords
 from opentar.language.folder import load_language, save_language
+from opentar.language.known_words import KnownWords
 from opentar.language.prompt import ChatTemplate, PromptBuilder
-from opentar.model_folder import Defaults, DrawSettings, ModelConfig, part_files, write_config, write_model
-from opentar.model_folder import read_config as read_model_config
 from opentar.nano.stages.pictures import ScenePictures
 from opentar.nano.world.captions import caption
 from opentar.nano.world.concepts import load_concepts

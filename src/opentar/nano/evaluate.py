@@ -9,27 +9,23 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
+from opentar.checkpoints.model_folder import detok_part
+from opentar.checkpoints.settings import MAX_PICTURES, MAX_SEED, check_range
 from opentar.core.errors import OutputError
-from opentar.core.progress import Count, Progress, part_of
-from opentar.eval import pope
-from opentar.eval.reading import ask_all
-from opentar.model_folder import MAX_PICTURES, MAX_SEED, check_range, detok_part
+from opentar.core.progress import Progress, part_of
+from opentar.eval.runner import run
 from opentar.nano.benchmarks import geneval
-from opentar.nano.benchmarks.links import LINK_SCENES, link_scores, to_judge
-from opentar.nano.judge.judge import Judge, decide
+from opentar.nano.benchmarks.drawings import Drawings
+from opentar.nano.benchmarks.links import LINK_SCENES, link_scores
+from opentar.nano.benchmarks.questions import Questions, even_questions
+from opentar.nano.judge.judge import Judge
 from opentar.nano.judge.probe import probe_key
 from opentar.nano.report import Drawing, check_folder, write_drawings, write_report
-from opentar.nano.world.concepts import load_concepts
-from opentar.nano.world.fixed import GENEVAL_SIZE, POPE_SIZE, GenevalPrompt, PopeQuestion, pope_questions
-from opentar.nano.world.questions import presence_question
-from opentar.nano.world.render import load_book, render
+from opentar.nano.world.fixed import GENEVAL_SIZE, GenevalPrompt
+from opentar.nano.world.render import load_book
 
 if TYPE_CHECKING:
     from opentar.pipeline import Tar
@@ -80,10 +76,9 @@ def evaluate(
     started = time.perf_counter()
     judge = judge or Judge(progress=part_of(progress, "building the judge"))
     part = len(prompts) / _ALL
-    texts, shown = [prompt.prompt for prompt in prompts], _drawing_progress(progress)
-    pictures = tar.generate(texts, n=samples, seed=seed, detok=detok, scale=scale, callback_on_step_end=shown)
-    drawings, drawing_scores = score_drawings(judge, prompts, pictures, samples)
-    scores, judged = score_reading(tar, judge, _even_questions(part), part_of(progress, "reading"))
+    drawing = Drawings(judge, prompts, seed=seed, samples=samples)
+    pictures, drawing_scores = run(tar, drawing, detok=detok, scale=scale, progress=progress)
+    _, reading_scores = run(tar, Questions(judge, even_questions(part)), progress=progress)
     meta = _described(tar, judge, detok, scale) | {"seed": seed, "samples": samples, "prompts": len(prompts)}
     meta["counts"] = drawing_scores.pop("counts")
     if links:
@@ -92,12 +87,12 @@ def evaluate(
     meta["seconds"] = round(time.perf_counter() - started, 1)
     result = {
         "geneval": drawing_scores["geneval"],
-        "pope": scores,
-        "judge": {**drawing_scores["judge"], "pope": judged},
+        "pope": reading_scores["pope"],
+        "judge": {**drawing_scores["judge"], "pope": reading_scores["judge"]},
         "meta": meta,
     }
     if folder is not None:
-        _keep(folder, result, drawings, prompts)
+        _keep(folder, result, drawing.judged(pictures), prompts)
     return result
 
 
@@ -132,82 +127,3 @@ def _described(tar: Tar, judge: Judge, detok: str | None, scale: int | None) -> 
         "parser": "official",
         "judge": f"EfficientNet-Lite0 ridge probe {probe_key(load_book('train'), judge.probe.settings)}",
     }
-
-
-def score_drawings(
-    judge: Judge, prompts: Sequence[GenevalPrompt], pictures: Sequence[Image.Image], samples: int = 1
-) -> tuple[list[Drawing], dict[str, Any]]:
-    """Judge `samples` pictures of each prompt, in order, and the true pictures.
-
-    Returns the judged drawings and {"geneval": scores, "judge": {"geneval", "counterpart"}, "counts": by tag}.
-    """
-    requests = geneval.requests_of(prompts)
-    repeated = [request for request in requests for _ in range(samples)]
-    verdicts = judge.judge([to_judge(picture) for picture in pictures], repeated)
-    readings = judge.read(geneval.truth_pictures(prompts))
-    drawn = geneval.count_tags(repeated, verdicts)
-    true = geneval.count_tags(
-        requests, [decide(*reading, request) for reading, request in zip(readings, requests, strict=True)]
-    )
-    drawings = [
-        Drawing(id=prompt.id, tag=prompt.tag, prompt=prompt.prompt, picture=picture, verdict=verdict)
-        for prompt, picture, verdict in zip(
-            [prompt for prompt in prompts for _ in range(samples)], pictures, verdicts, strict=True
-        )
-    ]
-    counts = {
-        tag: {
-            "drawn": drawn[tag].accepted,
-            "drawn_of": drawn[tag].total,
-            "drawn_top1": drawn[tag].top1,
-            "drawn_background": drawn[tag].background,
-            "truth": true[tag].accepted,
-            "truth_of": true[tag].total,
-        }
-        for tag in drawn
-    }
-    judged = {
-        "geneval": geneval.truth_scores(true),
-        "counterpart": geneval.counterpart_share(readings, requests),
-    }
-    return drawings, {"geneval": geneval.geneval_scores(drawn, true), "judge": judged, "counts": counts}
-
-
-def _even_questions(part: float) -> dict[str, tuple[PopeQuestion, ...]]:
-    """The beginning of each POPE setting: an even number of questions, so that yes and no stay balanced."""
-    number = max(2, 2 * round(POPE_SIZE * part / 2))
-    return {setting: pope_questions(setting, number) for setting in pope.SETTINGS}
-
-
-def score_reading(
-    tar: Tar, judge: Judge, asked: dict[str, tuple[PopeQuestion, ...]], progress: Count | None = None
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """POPE scores of the model and of the judge for each setting, on the same rendered pictures.
-
-    The judge says yes when the concept is the first name of any part that it found.
-    """
-    scenes = {one.image: one.spec for questions in asked.values() for one in questions}
-    numbers = {image: number for number, image in enumerate(scenes)}
-    rendered = [render(spec, load_book("train")) for spec in scenes.values()]
-    pictures = [Image.fromarray(picture) for picture in rendered]
-    flat = [(numbers[one.image], one.text) for questions in asked.values() for one in questions]
-    answers = iter(ask_all(tar, pictures, flat, progress=progress))
-    names = [{part.names[0] for part in parts if part.names} for _, parts in judge.read(rendered)]
-    scores, judged = {}, {}
-    for setting, questions in asked.items():
-        labels = [one.label for one in questions]
-        scores[setting] = asdict(pope.score([next(answers) for _ in questions], labels))
-        seen = [_asked_concepts()[one.text] in names[numbers[one.image]] for one in questions]
-        judged[setting] = asdict(pope.score(["yes" if there else "no" for there in seen], labels))
-    return scores, judged
-
-
-@lru_cache(maxsize=1)
-def _asked_concepts() -> dict[str, int]:
-    return {presence_question(concept, "en"): concept.index for concept in load_concepts()}
-
-
-def _drawing_progress(progress: Progress | None) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda stage, step, total: progress("drawing" if stage == "codes" else "painting", step, total)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from opentar.core.progress import Count
+from opentar.eval.benchmark import Ask
 from opentar.eval.measures import psnr, usage
-from opentar.eval.reading import ask_all
+from opentar.eval.runner import ask_all
 from opentar.nano.judge.judge import Judge, request_from_spec
 from opentar.nano.stages.pictures import box_masks
 from opentar.nano.world.captions import all_captions
@@ -100,14 +101,15 @@ def language_link(
         for number, spec in enumerate(specs)
         for one in questions(spec, lang, np.random.default_rng([_QUESTION_SEED, number]))
     ]
-    answers = ask_all(tar, pictures, [(number, one.question) for number, one in asked], progress=progress)
+    given = [Ask(pictures=(pictures[number],), question=one.question) for number, one in asked]
+    answers = ask_all(tar, given, progress=progress)
     right: dict[str, list[bool]] = defaultdict(list)
     for (_, one), answer in zip(asked, answers, strict=True):
         right[one.kind].append(normal_answer(answer) == normal_answer(one.answer))
     scores = {kind: sum(marks) / len(marks) for kind, marks in sorted(right.items())}
     scores["questions"] = sum(scores.values()) / len(scores)
     describe = tar.parts.config.defaults.read.describe
-    said = ask_all(tar, pictures, [(number, describe) for number in range(len(pictures))])
+    said = ask_all(tar, [Ask(pictures=(picture,), question=describe) for picture in pictures])
     exact = [
         normal_answer(text) in {normal_answer(one) for one in all_captions(spec)}
         for text, spec in zip(said, specs, strict=True)
@@ -144,7 +146,7 @@ def link_scores(
         if progress is not None:
             progress(done, len(pictures))
     grid = tar.parts.config.defaults.read.scale if scale is None else scale
-    codes = torch.tensor([tar.tokens(picture, grid, words=0).codes for picture in pictures])
+    codes = torch.tensor([tar.encode(picture, grid, words=0).codes for picture in pictures])
     in_use = usage([torch.bincount(codes.flatten(), minlength=tar.parts.vocab.codebook_size)])
     # One scale only, so its number says nothing.
     found["tokenizer"] = picture_link(judge, specs, truth, made) | {

@@ -1,0 +1,1 @@
+"""Published files become a model folder, and a model becomes the folder of another program."""

@@ -1,1 +1,0 @@
-"""Published Tar: comes in, goes out."""
