@@ -256,10 +256,10 @@ class Tar:
                 picture.info.update(self._metadata(drawn | dataclasses.asdict(settings)))
                 yield picture
 
-    def engine(self, batch: int = BATCH) -> Engine:
-        """An engine over the language model that runs up to `batch` requests side by side."""
+    def engine(self, batch: int | None = None) -> Engine:
+        """An engine over the language model that runs up to `batch` requests side by side; None is BATCH."""
         model, builder = self.parts.language
-        return Engine(TorchBackend(model), builder, batch)
+        return Engine(TorchBackend(model), builder, BATCH if batch is None else batch)
 
     def _codes(self, engine: Engine, requests: Sequence[Request], progress: Progress) -> Tensor:
         """Codes (B, N) int64 of drawings of one scale."""

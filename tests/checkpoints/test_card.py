@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import sequences
 from opentar import Tar
 from opentar.checkpoints.hub.card import CARD, model_card, write_card
 from opentar.checkpoints.model_folder import read_config, write_model
@@ -89,7 +90,7 @@ def test_each_part_loads_alone(model: Path, tmp_path: Path) -> None:
     features = ta_tok.decode(torch.tensor(codes).reshape(1, -1))
     assert torch.equal(features, whole.parts.ta_tok.decode(torch.tensor(codes).reshape(1, -1)))
     language = load_language(tmp_path / "language")
-    assert language.builder.text("a dog") == whole.parts.language.builder.text("a dog")
+    assert sequences.text(language.builder, "a dog") == sequences.text(whole.parts.language.builder, "a dog")
     for name in ("diffusion", "ar"):
         alone = load_detokenizer(tmp_path / f"detok_{name}").decode(features, seed=1)
         assert torch.equal(alone, whole.parts.detokenizer(name).decode(features, seed=1))

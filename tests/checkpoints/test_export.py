@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
+import sequences
 from decoding import draw_codes
 from opentar.checkpoints.convert.qwen2 import export_qwen2
 from opentar.checkpoints.find import find_model
@@ -78,8 +79,8 @@ def test_round_trip_keeps_ids_and_logits(exported: Path, language: Language) -> 
     back = again(exported, language)
     scale = back.builder.vocab.scale(2)
     for text in TEXTS:
-        ids = language.builder.draw(text, language.builder.vocab.scale(2))
-        assert back.builder.draw(text, scale) == ids
+        ids = sequences.draw(language.builder, text, language.builder.vocab.scale(2))
+        assert sequences.draw(back.builder, text, scale) == ids
         assert torch.allclose(logits(back, ids), logits(language, ids), atol=1e-6)
     state = language.model.state()
     assert set(back.model.state()) == set(state)
@@ -102,7 +103,7 @@ def test_transformers_loads_it_unchanged(exported: Path, language: Language) -> 
     assert tokenizer("".join(names)).input_ids == expected
     # Boundaries are special and vanish on request, scales and codes are not and stay.
     assert tokenizer.decode(expected, skip_special_tokens=True).replace(" ", "") == "".join(names[2:])
-    prompt = language.builder.draw(TEXTS[0], vocab.scale(2))
+    prompt = sequences.draw(language.builder, TEXTS[0], vocab.scale(2))
     said = tokenizer.apply_chat_template(
         [{"role": "user", "content": TEXTS[0]}], add_generation_prompt=True, tokenize=False
     )
@@ -114,7 +115,7 @@ def test_transformers_loads_it_unchanged(exported: Path, language: Language) -> 
 def test_transformers_draws_the_same_codes_from_it(exported: Path, language: Language) -> None:
     model = AutoModelForCausalLM.from_pretrained(exported)
     vocab, scale = language.model.vocab, language.model.vocab.scale(2)
-    prompt = language.builder.draw(TEXTS[0], scale)
+    prompt = sequences.draw(language.builder, TEXTS[0], scale)
     allowed = list(range(vocab.first_code, vocab.size))
     theirs = model.generate(
         torch.tensor([prompt]), max_new_tokens=scale.length, prefix_allowed_tokens_fn=lambda *_: allowed
@@ -153,7 +154,7 @@ def test_the_chat_template_builds_what_our_builder_builds(tiny, tmp_path: Path, 
     for talk in talks:
         messages = [{"role": role, "content": text} for role, text in talk]
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        assert ids == builder.conversation([Turn(role, (text,)) for role, text in talk])
+        assert ids == sequences.conversation(builder, [Turn(role, (text,)) for role, text in talk])
 
 
 @pytest.mark.parametrize(

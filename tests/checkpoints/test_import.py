@@ -14,6 +14,7 @@ import torch
 from published_files import change_json, shard, trainer_shape
 from safetensors.torch import load_file
 
+import sequences
 from opentar import Tar
 from opentar.checkpoints import model_folder
 from opentar.checkpoints.convert.importing import add_to_model, import_tar
@@ -92,7 +93,7 @@ def test_logits_are_those_of_the_folder(tar: Tar, published: Path) -> None:
     config, state, *_ = read_llm(published / "Tar-1.5B")
     direct = TarLanguageModel.from_state(config, state)
     builder = tar.parts.language.builder
-    ids = torch.tensor([builder.draw("a red apple", tar.parts.vocab.scale(1))])
+    ids = torch.tensor([sequences.draw(builder, "a red apple", tar.parts.vocab.scale(1))])
     assert builder.vocab == config.vocab
     with torch.no_grad():
         assert torch.equal(

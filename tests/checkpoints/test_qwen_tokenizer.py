@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+import sequences
 from opentar.checkpoints.convert import qwen_tokenizer
 from opentar.checkpoints.convert.qwen_tokenizer import SIZE, build_qwen_tokenizer, merges_of
 from opentar.core.errors import ModelError, WeightsError
@@ -132,23 +133,32 @@ def test_drawing_prompt_at_true_size(builder: PromptBuilder, index: int) -> None
     scale = builder.vocab.scale(index)
     assert scale.length == (729, 169, 81)[index]
     opened = [IMAGE_START, FIRST_SCALE + index]
-    assert builder.draw("Hello world", scale) == [*HEAD, 9707, 1879, *TAIL, *opened]
-    assert builder.unconditional(scale) == [*HEAD, *TAIL, *opened]
+    assert sequences.draw(builder, "Hello world", scale) == [*HEAD, 9707, 1879, *TAIL, *opened]
+    assert sequences.unconditional(builder, scale) == [*HEAD, *TAIL, *opened]
     codes = [(7919 * place) % 65_536 for place in range(scale.length)]
     spelled = [FIRST_CODE + code for code in codes]
-    ids, labels = builder.train_draw("Hello world", codes)
+    ids, labels = sequences.train_draw(builder, "Hello world", codes)
     assert ids == [*HEAD, 9707, 1879, *TAIL, *opened, *spelled, IMAGE_START + 1, CLOSE]
     assert labels[-len(spelled) - 4 :] == ids[-len(spelled) - 4 :]
-    edited = builder.edit([codes], "Hello world", builder.vocab.scale(2))
+    edited = sequences.edit(builder, [codes], "Hello world", builder.vocab.scale(2))
     assert edited == [*HEAD, *spelled, LINE, 9707, 1879, *TAIL, IMAGE_START, FIRST_SCALE + 2]
 
 
 def test_reading_prompt_at_true_size(builder: PromptBuilder) -> None:
     fine, coarse = list(range(729)), [65_535] * 81
     runs = [[FIRST_CODE + code for code in codes] for codes in (fine, coarse)]
-    assert builder.read([fine], "Hello world") == [*HEAD, *runs[0], LINE, 9707, 1879, *TAIL]
-    assert builder.read([fine, coarse], "Hello world") == [*HEAD, *runs[0], LINE, *runs[1], LINE, 9707, 1879, *TAIL]
-    assert max(builder.read([coarse], "Hello world")) == ROWS - 1
+    assert sequences.read(builder, [fine], "Hello world") == [*HEAD, *runs[0], LINE, 9707, 1879, *TAIL]
+    assert sequences.read(builder, [fine, coarse], "Hello world") == [
+        *HEAD,
+        *runs[0],
+        LINE,
+        *runs[1],
+        LINE,
+        9707,
+        1879,
+        *TAIL,
+    ]
+    assert max(sequences.read(builder, [coarse], "Hello world")) == ROWS - 1
 
 
 def test_prompts_equal_the_chat_template_in_full(builder: PromptBuilder, extended_json: str) -> None:
@@ -162,11 +172,11 @@ def test_prompts_equal_the_chat_template_in_full(builder: PromptBuilder, extende
     )
     for text in ("A photo of a macaw", "画三个红苹果！", " two  spaces\nand a line "):
         drawing = given.format(text) + "<im_start><S1>"
-        assert builder.draw(text, builder.vocab.scale(1)) == binding.encode(drawing).ids
+        assert sequences.draw(builder, text, builder.vocab.scale(1)) == binding.encode(drawing).ids
         codes = [place % 23 for place in range(81)]
         reading = given.format("".join(f"<I{code}>" for code in codes) + f"\n{text}")
-        assert builder.read([codes], text) == binding.encode(reading).ids
-        assert builder.text(text) == binding.encode(given.format(text)).ids
+        assert sequences.read(builder, [codes], text) == binding.encode(reading).ids
+        assert sequences.text(builder, text) == binding.encode(given.format(text)).ids
 
 
 @pytest.mark.parametrize("text", TYPED)
@@ -176,16 +186,19 @@ def test_what_a_user_types_is_only_characters_in_every_role(builder: PromptBuild
     # What follows a control id is encoded with the text as one string, so the line end of the role belongs to it.
     user = literal(f"user\n{text}")
     front = [OPEN, SYSTEM, LINE, *HELPFUL, CLOSE, LINE, OPEN]
-    assert builder.draw(text, scale) == [*front, *user, *TAIL, IMAGE_START, FIRST_SCALE + 2]
-    assert builder.text(text) == [*front, *user, *TAIL]
-    assert builder.read([codes], text) == [*front, USER, LINE, *spelled, *literal(f"\n{text}"), *TAIL]
-    assert builder.train_read([codes], "is it?", text)[0][-len(literal(text)) - 1 :] == [*literal(text), CLOSE]
+    assert sequences.draw(builder, text, scale) == [*front, *user, *TAIL, IMAGE_START, FIRST_SCALE + 2]
+    assert sequences.text(builder, text) == [*front, *user, *TAIL]
+    assert sequences.read(builder, [codes], text) == [*front, USER, LINE, *spelled, *literal(f"\n{text}"), *TAIL]
+    assert sequences.train_read(builder, [codes], "is it?", text)[0][-len(literal(text)) - 1 :] == [
+        *literal(text),
+        CLOSE,
+    ]
     turns = [Turn(role, (text,)) for role in ("system", "user", "assistant", "user")]
     said = [OPEN, *literal(f"system\n{text}"), CLOSE, LINE, OPEN, *user, CLOSE, LINE]
     said += [OPEN, ASSISTANT, LINE, *literal(text), CLOSE, LINE, OPEN, *user, *TAIL]
-    assert builder.conversation(turns) == said
+    assert sequences.conversation(builder, turns) == said
     template = ChatTemplate(system=text)
-    own = PromptBuilder(builder.tokenizer, builder.vocab, template, 4096).text("Hello world")
+    own = sequences.text(PromptBuilder(builder.tokenizer, builder.vocab, template, 4096), "Hello world")
     assert own == [OPEN, *literal(f"system\n{text}"), CLOSE, LINE, OPEN, USER, LINE, 9707, 1879, *TAIL]
 
 

@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
+import sequences
 from opentar.checkpoints.random_init import init_random
 from opentar.checkpoints.sizes import size_of
 from opentar.tokens_to_image.ar import sample_codes
@@ -61,10 +62,10 @@ def test_both_sides_go_through_the_same_stages(bench: ModuleType, folder: Path) 
 def test_the_published_side_is_given_the_same_prompts(bench: ModuleType, folder: Path) -> None:
     ours, published = bench.Ours(folder, "float32"), bench.Published(folder, None)
     scale = ours.parts.vocab.scale(2)
-    assert published.prompt(bench.PROMPT, "<im_start><S2>") == ours.engine.builder.draw(bench.PROMPT, scale)
+    assert published.prompt(bench.PROMPT, "<im_start><S2>") == sequences.draw(ours.engine.builder, bench.PROMPT, scale)
     codes = [place % 64 for place in range(16)]
     text = "".join(f"<I{code}>" for code in codes) + f"\n{bench.QUESTION}"
-    assert published.prompt(text, "") == ours.engine.builder.read([codes], bench.QUESTION)
+    assert published.prompt(text, "") == sequences.read(ours.engine.builder, [codes], bench.QUESTION)
     assert published.spell(2).shape == ours.spell(2).shape == (1, 16)
     assert torch.equal(published.features(torch.tensor([codes])), ours.features(torch.tensor([codes])))
 

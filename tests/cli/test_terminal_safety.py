@@ -47,7 +47,7 @@ def hostile_model(tiny_model, tmp_path):
     words.write_text("".join(f"{HOSTILE.replace(chr(10), '')}{index}\n" for index in range(count)), encoding="utf-8")
     model_folder.write_model(tmp_path / "hostile", config, parts)
     manifest = tmp_path / "hostile" / "ta_tok" / "manifest.json"
-    from opentar.core.folder import _write_manifest
+    from opentar.core.atomic import _write_manifest
 
     manifest.unlink()
     _write_manifest(tmp_path / "hostile" / "ta_tok")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import sequences
 from opentar.core.errors import ConfigError, ModelError, PromptError
 from opentar.engine.backends.torch_backend import TorchBackend, pad_left
 from opentar.engine.engine import Engine
@@ -110,7 +111,7 @@ def test_the_other_side_keeps_pictures_and_earlier_turns() -> None:
 def test_grid_is_complete_whatever_the_text_says(engine: Engine, injection: str) -> None:
     scale = engine.builder.vocab.scale(1)
     (codes,) = answers(engine, drawing(injection, scale, temperature=2.0))
-    ids, _ = engine.builder.train_conversation([*asked(injection), Turn("assistant", (Drawn(codes),))])
+    ids, _ = sequences.train_conversation(engine.builder, [*asked(injection), Turn("assistant", (Drawn(codes),))])
     assert engine.builder.vocab.scale_of_length(len(codes)) == scale
     assert ids[-2] == engine.builder.vocab.image_end
 
@@ -175,7 +176,7 @@ def test_answer_ends_where_the_model_ends_it(builder: PromptBuilder, config: Lan
     for _ in range(60):
         for question, answer in pairs:
             turns = [*asked(*given[question]), Turn("assistant", (answer,))]
-            ids, labels = builder.train_conversation(turns)
+            ids, labels = sequences.train_conversation(builder, turns)
             model.loss(torch.tensor([ids]), torch.tensor([labels])).backward()
         optimizer.step()
         optimizer.zero_grad()

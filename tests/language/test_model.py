@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import sequences
 from opentar.core.errors import ConfigError, ModelError, OpenTarError, WeightsError
 from opentar.engine.backends.torch_backend import pad_left
 from opentar.language.folder import load_language, save_language
@@ -176,11 +177,13 @@ def test_folder_round_trip_and_plain_transformers_reads_it(
     model = TarLanguageModel(dataclasses.replace(config, tie=tie)).eval()
     save_language(tmp_path / "language", model, builder)
     loaded = load_language(tmp_path / "language")
-    ids = torch.tensor([builder.draw("three red apples", builder.vocab.scale(2))])
+    ids = torch.tensor([sequences.draw(builder, "three red apples", builder.vocab.scale(2))])
     wanted = model.logits(model.hidden(ids))
     assert loaded.model.config == model.config
     assert loaded.builder.template == builder.template
-    assert loaded.builder.draw("a cat 猫", builder.vocab.scale(1)) == builder.draw("a cat 猫", builder.vocab.scale(1))
+    assert sequences.draw(loaded.builder, "a cat 猫", builder.vocab.scale(1)) == sequences.draw(
+        builder, "a cat 猫", builder.vocab.scale(1)
+    )
     assert torch.equal(loaded.model.logits(loaded.model.hidden(ids)), wanted)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "language", dtype=torch.float32)
     torch.testing.assert_close(plain(ids).logits, wanted, atol=1e-5, rtol=1e-5)

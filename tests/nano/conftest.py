@@ -56,3 +56,16 @@ def tar(tmp_path_factory: pytest.TempPathFactory) -> Tar:
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
     return Tar.from_pretrained(tiny.write_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def _shared():
+    """The tiny tokenizer and builder of the language tests."""
+    path = Path(__file__).parents[1] / "language" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("language_conftest", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tokenizer, config, builder = _shared().tokenizer, _shared().config, _shared().builder

@@ -58,7 +58,7 @@ def test_shares_decide_what_comes():
     for share in (0.0, 1.0):
         settings = replace(nano().text, caption_share=0.5 * (1 - share), question_share=share)
         tasks, rng = TextTasks(settings), np.random.default_rng(1)
-        examples = [prompts.train_conversation(tasks.sample(rng)) for _ in range(20)]
+        examples = [prompts.labelled(tasks.sample(rng)) for _ in range(20)]
         assert all(len(ids) == len(labels) and max(labels) >= 0 for ids, labels in examples)
         most[share] = max(ids.count(turns) for ids, _ in examples)
     assert most[0.0] == 2 < most[1.0] <= 2 * ANSWERS

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+import sequences as built
 from decoding import draw_codes
 from opentar.engine.backends.torch_backend import TorchBackend
 from opentar.image_to_tokens.decoder import resize_positions
@@ -280,7 +281,7 @@ def _drawing(
     for key in sequences:
         for row, ids in enumerate(values[key].tolist()):
             start = next(place for place in range(len(ids)) if ids[place - 2 : place] == opening)
-            prompt = builder.draw(_said_by_user(builder, ids[: start - 2])[1], scale)
+            prompt = built.draw(builder, _said_by_user(builder, ids[: start - 2])[1], scale)
             yield _integers("llm", "prompt of a drawing", key, prompt, np.array(ids[:start]))
             logits = TorchBackend(model).prefill([prompt]).logits(range(model.config.table_rows))
             yield _floats("llm", "logits of a drawing", f"{front}.last_logits", logits, logits_BV[row : row + 1])
@@ -297,7 +298,7 @@ def _drawing(
 def _reading(model: TarLanguageModel, builder: PromptBuilder, values: Values, front: str) -> Iterator[Check]:
     for row, ids in enumerate(values[f"{front}.ids"].tolist()):
         codes, text = _said_by_user(builder, ids)
-        prompt = builder.read([codes], text.removeprefix("\n"))
+        prompt = built.read(builder, [codes], text.removeprefix("\n"))
         yield _integers("llm", "prompt of a reading", f"{front}.ids", prompt, np.array(ids))
         logits = TorchBackend(model).prefill([prompt]).logits(range(model.config.table_rows))
         key = f"{front}.last_logits"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import sequences
 from decoding import draw_codes, generate_text
 from opentar.core.errors import WeightsError
 from opentar.language.folder import check_tokenizer
@@ -61,12 +62,12 @@ def test_alphabet_is_read_from_the_folder(published: PublishedLanguage, listed: 
 
 
 def test_answers_are_text_and_drawings_are_codes(model: TarLanguageModel, builder: PromptBuilder) -> None:
-    prompt = builder.read([shown(builder, 0)], "Describe the image shortly.")
+    prompt = sequences.read(builder, [shown(builder, 0)], "Describe the image shortly.")
     (answer,) = generate_text(model, [prompt], max_new_tokens=20)
     assert answer
     assert all(token < builder.tokenizer.pieces for token in answer)
     scale = builder.vocab.scale(2)
-    codes = draw_codes(model, [builder.draw(DRAWINGS[0], scale)], scale, [0])
+    codes = draw_codes(model, [sequences.draw(builder, DRAWINGS[0], scale)], scale, [0])
     assert codes.shape == (1, scale.length)
 
 
@@ -75,7 +76,7 @@ def test_answers_are_text_and_drawings_are_codes(model: TarLanguageModel, builde
 def test_guidance_with_the_published_template(model: TarLanguageModel, builder: PromptBuilder, scale: float) -> None:
     """Step by step without a cache: the same template without the text is the other side."""
     grid = builder.vocab.scale(2)
-    given, without = builder.draw(DRAWINGS[0], grid), builder.unconditional(grid)
+    given, without = sequences.draw(builder, DRAWINGS[0], grid), sequences.unconditional(builder, grid)
     text = builder.tokenizer.encode(f"user\n{DRAWINGS[0]}")[len(builder.tokenizer.encode("user\n")) :]
     assert len(given) == len(without) + len(text)
     codes = draw_codes(model, [given], grid, [0], temperature=0, guidance=scale, unconditional=[without])
@@ -92,8 +93,13 @@ def test_a_batch_of_prompts_of_any_length_draws_what_each_draws_alone(
     model: TarLanguageModel, builder: PromptBuilder, guidance: float | None
 ) -> None:
     scale = builder.vocab.scale(2)
-    options = {"top_k": 50, "top_p": 0.95, "guidance": guidance, "unconditional": [builder.unconditional(scale)]}
-    prompts = [builder.draw(text, scale) for text in DRAWINGS]
+    options = {
+        "top_k": 50,
+        "top_p": 0.95,
+        "guidance": guidance,
+        "unconditional": [sequences.unconditional(builder, scale)],
+    }
+    prompts = [sequences.draw(builder, text, scale) for text in DRAWINGS]
     together = draw_codes(model, prompts, scale, [3, 4, 5], **options)
     for row, prompt in enumerate(prompts):
         assert draw_codes(model, [prompt], scale, [3 + row], **options)[0].tolist() == together[row].tolist()
@@ -103,9 +109,9 @@ def test_a_batch_of_readings_at_any_scale_answers_what_each_answers_alone(
     model: TarLanguageModel, builder: PromptBuilder
 ) -> None:
     prompts = [
-        builder.read([shown(builder, 2)], "What is it?"),
-        builder.read([shown(builder, 1), shown(builder, 2)], "Which picture is darker?"),
-        builder.read([shown(builder, 2)], "How many?"),
+        sequences.read(builder, [shown(builder, 2)], "What is it?"),
+        sequences.read(builder, [shown(builder, 1), shown(builder, 2)], "Which picture is darker?"),
+        sequences.read(builder, [shown(builder, 2)], "How many?"),
     ]
     together = generate_text(model, prompts, 12)
     assert together == [generate_text(model, [prompt], 12)[0] for prompt in prompts]
@@ -122,10 +128,10 @@ def test_generation_settings_of_the_folder_change_nothing(
     assert again.config == published.config
     changed = TarLanguageModel.from_state(again.config, again.state)
     scale = builder.vocab.scale(2)
-    prompt = [builder.draw(DRAWINGS[0], scale)]
+    prompt = [sequences.draw(builder, DRAWINGS[0], scale)]
     first, second = (draw_codes(one, prompt, scale, [3], top_p=0.95) for one in (model, changed))
     assert torch.equal(first, second)
-    question = [builder.read([shown(builder, 2)], "What is it?")]
+    question = [sequences.read(builder, [shown(builder, 2)], "What is it?")]
     assert generate_text(model, question, 12) == generate_text(changed, question, 12)
 
 

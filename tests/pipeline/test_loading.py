@@ -233,6 +233,7 @@ def test_float16_of_another_program_runs_in_float32(tmp_path: Path) -> None:
 
     from safetensors.torch import save_file
 
+    from opentar.core import atomic
     from opentar.core import folder as folders
 
     ARTransformer(TINY.ar).save(tmp_path / "part")
@@ -240,7 +241,7 @@ def test_float16_of_another_program_runs_in_float32(tmp_path: Path) -> None:
     halves = {name: tensor.half() for name, tensor in state.items()}
     save_file(halves, tmp_path / "part" / folders.WEIGHTS, metadata={"format": "pt"})
     (tmp_path / "part" / folders.MANIFEST).unlink()
-    folders._write_manifest(tmp_path / "part")
+    atomic._write_manifest(tmp_path / "part")
     assert json.loads((tmp_path / "part" / folders.CONFIG).read_text())["storage"] == "float32"
     read = load_part(tmp_path / "part", "stored")[1]
     assert all(torch.equal(read[name], halves[name].float()) for name in halves)

@@ -57,7 +57,7 @@ def test_a_batch_draws_what_each_prompt_draws_alone(tar, settings):
 def test_more_pictures_than_a_batch_holds(tar, monkeypatch):
     whole = tar.generate(PROMPT, n=5)
     steps = []
-    monkeypatch.setattr("opentar.pipeline._BATCH", 2)
+    monkeypatch.setattr("opentar.pipeline.BATCH", 2)
     parts = tar.generate(PROMPT, n=5, callback_on_step_end=lambda *step: steps.append(step))
     assert all(_close(first, second) for first, second in zip(whole, parts, strict=True))
     assert [step for step in steps if step[0] == "codes"][-1] == ("codes", 3 * 36, 3 * 36)
@@ -281,9 +281,9 @@ def _flat(grid):
 def prompts_read(tar, monkeypatch):
     """(code runs, question) of every prompt that is built for reading."""
     built = []
-    read = tar.parts.language.builder.read
+    read = tar.parts.language.builder.reading
     monkeypatch.setattr(
-        tar.parts.language.builder, "read", lambda codes, text: built.append((codes, text)) or read(codes, text)
+        tar.parts.language.builder, "reading", lambda codes, text: built.append((codes, text)) or read(codes, text)
     )
     return built
 
@@ -301,7 +301,7 @@ def test_several_pictures_in_one_prompt_each_at_its_own_scale(tar, prompts_read)
 
 
 def test_a_batch_of_questions_answers_what_each_answers_alone(tar, monkeypatch):
-    monkeypatch.setattr("opentar.pipeline._BATCH", 2)
+    monkeypatch.setattr("opentar.pipeline.BATCH", 2)
     pictures = [_noise(seed) for seed in range(3)]
     questions = ["what is in the picture?", "how many?", "is there a dog to the left of the blue car?"]
     assert tar.ask(pictures, questions) == [tar.ask(*one) for one in zip(pictures, questions, strict=True)]

@@ -100,42 +100,28 @@ class PromptBuilder:
             return text
         return self._text(fold(text, self.template.spellings, sentence=what == "question"), what)
 
-    # Turns of the two things that a picture is for.
+    # Turns: what is asked for.
 
     def drawing(self, text: str) -> list[Turn]:
         """A conversation whose answer is a picture. Raises PromptError for an empty text."""
         return [Turn("user", (self.heard(text, "prompt"),))]
 
+    def editing(self, pictures: Sequence[Codes], text: str) -> list[Turn]:
+        """A conversation about pictures whose answer is a picture. Raises PromptError as `reading`."""
+        return [Turn("user", self._given(pictures, self.heard(text, "prompt")))]
+
     def reading(self, pictures: Sequence[Codes], question: str) -> list[Turn]:
         """A conversation about pictures. Raises PromptError for no picture or an empty question."""
-        if not pictures:
-            raise PromptError("no picture was given to read; give at least one")
         return [Turn("user", self._given(pictures, self.heard(question, "question")))]
 
-    # Prefixes: what the model is given before it answers.
+    def saying(self, text: str) -> list[Turn]:
+        """A conversation of words alone, encoded as they are. Raises PromptError for an empty text."""
+        return [Turn("user", (self._text(text, "prompt"),))]
 
-    def draw(self, text: str, scale: Scale) -> list[int]:
-        """Prefix that ends in <im_start><S_k>; codes follow. Raises PromptError for an empty or too long text."""
-        return self.prefix(self.drawing(text), scale)
-
-    def unconditional(self, scale: Scale, pictures: Sequence[Codes] = ()) -> list[int]:
-        """`draw` (or, with pictures, `edit`) with its text left out: the other side of guidance."""
-        return self._drawing_prefix(self._given(pictures, ""), scale)
-
-    def edit(self, pictures: Sequence[Codes], text: str, scale: Scale) -> list[int]:
-        """Prefix for picture(s) and text -> picture. Pictures are lists of codes, each of any scale."""
-        return self._drawing_prefix(self._given(pictures, self.heard(text, "prompt")), scale)
-
-    def read(self, pictures: Sequence[Codes], question: str) -> list[int]:
-        """Prefix for picture(s) and question -> text. Raises PromptError if no picture is given."""
-        return self.prefix(self.reading(pictures, question))
-
-    def text(self, text: str) -> list[int]:
-        """Prefix for text -> text."""
-        return self.conversation([Turn("user", (self._text(text, "prompt"),))])
+    # Ids: what the model is given, and what it learns.
 
     def prefix(self, turns: Sequence[Turn], scale: Scale | None = None) -> list[int]:
-        """Prefix of any conversation, the assistant's turn opened; with a scale it ends in <im_start><S_k>.
+        """Ids of a conversation, the assistant's turn opened; with a scale they end in <im_start><S_k>.
 
         A leading system turn replaces the template's. Raises PromptError where it does not fit the model, the codes
         of the scale included.
@@ -147,48 +133,13 @@ class PromptBuilder:
             self._check_length(len(ids) + scale.length + 2)
         return ids
 
-    def conversation(self, turns: Sequence[Turn]) -> list[int]:
-        """Prefix of any conversation, the assistant's turn opened. A leading system turn replaces the template's."""
-        return self._build(turns, opened=True)[0]
-
-    # Training sequences: (ids, labels) of equal length, labels not shifted.
-
-    def train_draw(self, text: str | None, codes: Codes) -> tuple[list[int], list[int]]:
-        """text -> picture; `text` None trains the unconditional side that guidance needs."""
-        given = "" if text is None else self.heard(text, "prompt")
-        return self._example((given,), Drawn(codes))
-
-    def train_edit(self, pictures: Sequence[Codes], text: str | None, codes: Codes) -> tuple[list[int], list[int]]:
-        """picture(s) and text -> picture; `text` None as in `train_draw`."""
-        given = "" if text is None else self.heard(text, "prompt")
-        return self._example(self._given(pictures, given), Drawn(codes))
-
-    def train_read(self, pictures: Sequence[Codes], question: str, answer: str) -> tuple[list[int], list[int]]:
-        """picture(s) and question -> text."""
-        given = self._given(pictures, self.heard(question, "question"))
-        return self._example(given, self._text(answer, "answer"))
-
-    def train_text(self, text: str, answer: str) -> tuple[list[int], list[int]]:
-        """text -> text."""
-        return self._example((self._text(text, "prompt"),), self._text(answer, "answer"))
-
-    def train_conversation(self, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
-        """Any conversation; every assistant turn is learned."""
+    def labelled(self, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
+        """Ids and labels of a whole conversation, equally long, not shifted; every assistant turn is learned."""
         return self._build(turns, opened=False)
 
     def answer(self, text: str) -> list[int]:
-        """Ids of a possible answer without its end: what `choice_scores` compares."""
+        """Ids of a possible answer without its end. Raises PromptError for an empty one."""
         return self.tokenizer.encode(self._text(text, "answer"))
-
-    def _example(self, given: tuple[str | Shown, ...], answer: str | Drawn) -> tuple[list[int], list[int]]:
-        return self._build([Turn("user", given), Turn("assistant", (answer,))], opened=False)
-
-    def _drawing_prefix(self, given: tuple[str | Shown, ...], scale: Scale) -> list[int]:
-        ids = self._build([Turn("user", given)], opened=True)[0]
-        ids += [self.vocab.image_start, self.vocab.scale_token(scale.index)]
-        # Codes, <im_end> and <|im_end|> are still to come and need their positions.
-        self._check_length(len(ids) + scale.length + 2)
-        return ids
 
     def _build(self, turns: Sequence[Turn], opened: bool) -> tuple[list[int], list[int]]:
         writer = _Writer(self)
@@ -206,7 +157,9 @@ class PromptBuilder:
         return writer.ids, writer.labels
 
     def _given(self, pictures: Sequence[Codes], text: str) -> tuple[str | Shown, ...]:
-        """Pictures, each followed by a line end, then the text."""
+        """Pictures, each followed by a line end, then the text. Raises PromptError for no picture."""
+        if not pictures:
+            raise PromptError("no picture was given to read; give at least one")
         parts: list[str | Shown] = []
         for codes in pictures:
             parts += [Shown(codes), "\n"]

@@ -37,7 +37,7 @@ class TextLook:
         tasks = [any_task(entry, rng) for entry in self.texts.kept_back for _ in range(2)][:256]
         builder, backend = engine.builder, engine.backend
         assert isinstance(backend, TorchBackend), "losses need the model itself"
-        batch = pad_batch([builder.train_conversation(exchange(*task)) for task in tasks], builder.padding)
+        batch = pad_batch([builder.labelled(exchange(*task)) for task in tasks], builder.padding)
         nats = float(backend.model.loss_parts(batch["ids"], batch["labels"]).text)
         return {"held_out_nats": nats, **self._told(engine)}
 

@@ -111,7 +111,7 @@ class LanguageStage(Stage):
         return LanguageModule(model, self.recipe.text_weight, self.recipe.by_answer)
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
-        samples = [self.builder.train_conversation(self.task.sample(rng)) for _ in range(size)]
+        samples = [self.builder.labelled(self.task.sample(rng)) for _ in range(size)]
         return pad_batch(samples, self.builder.padding)
 
     def scores(self, module: nn.Module) -> dict[str, float]:

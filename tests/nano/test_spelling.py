@@ -6,6 +6,7 @@ import unicodedata
 import numpy as np
 import pytest
 
+import sequences
 from opentar.language.prompt import PUBLISHED_TEMPLATE, ChatTemplate, PromptBuilder
 from opentar.language.spelling import fold
 from opentar.nano.bundle import template
@@ -86,12 +87,16 @@ def test_what_is_folded_is_what_is_encoded(builder: PromptBuilder) -> None:
     scale, codes = builder.vocab.scale(2), [1, 2, 3, 4]
     odd, plain = "THREE\u00a0Red\u2011Apples", "three red apples"
     assert folding.heard(odd, "prompt") == plain
-    assert folding.draw(odd, scale) == builder.draw(plain, scale) != builder.draw(odd, scale)
-    assert folding.train_draw(odd, codes) == builder.train_draw(plain, codes)
-    assert folding.edit([codes], odd, scale) == builder.edit([codes], plain, scale)
-    assert folding.read([codes], "IS THERE A CAT?") == builder.read([codes], "Is there a cat?")
+    assert (
+        sequences.draw(folding, odd, scale)
+        == sequences.draw(builder, plain, scale)
+        != sequences.draw(builder, odd, scale)
+    )
+    assert sequences.train_draw(folding, odd, codes) == sequences.train_draw(builder, plain, codes)
+    assert sequences.edit(folding, [codes], odd, scale) == sequences.edit(builder, [codes], plain, scale)
+    assert sequences.read(folding, [codes], "IS THERE A CAT?") == sequences.read(builder, [codes], "Is there a cat?")
     # Texts that are neither prompt nor question of a picture have any form.
-    assert folding.text(odd) == builder.text(odd)
+    assert sequences.text(folding, odd) == sequences.text(builder, odd)
     assert folding.answer(odd) == builder.answer(odd)
 
 
@@ -101,7 +106,7 @@ def test_published_models_hear_every_letter(builder: PromptBuilder, published: C
     assert not published.fold
     own = PromptBuilder(builder.tokenizer, builder.vocab, published, builder.limit)
     assert own.heard(odd, "prompt") == odd
-    assert builder.tokenizer.decode(own.draw(odd, builder.vocab.scale(2))[:-2]).count(odd) == 1
+    assert builder.tokenizer.decode(sequences.draw(own, odd, builder.vocab.scale(2))[:-2]).count(odd) == 1
 
 
 def test_nothing_is_left_of_marks_without_width(builder: PromptBuilder) -> None:
@@ -109,4 +114,4 @@ def test_nothing_is_left_of_marks_without_width(builder: PromptBuilder) -> None:
 
     folding = PromptBuilder(builder.tokenizer, builder.vocab, dataclasses.replace(NANO, spellings={}), builder.limit)
     with pytest.raises(PromptError, match="empty"):
-        folding.draw("\u200b\u200b", builder.vocab.scale(2))
+        sequences.draw(folding, "\u200b\u200b", builder.vocab.scale(2))
