@@ -32,7 +32,8 @@ def test_the_library_works_without_nano(root: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "opentar" / "nano").exists()
     done = subprocess.run(
         [sys.executable, "-c", _WITHOUT, str(tmp_path), str(root / "tests")], capture_output=True, text=True,
-        check=False, timeout=250, env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "ignore"}, cwd=tmp_path,
+        check=False, timeout=250, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     size, kind, count = done.stdout.rsplit(" ", 2)
