@@ -1,6 +1,7 @@
 # Works with Python >= 3.11, pip and make alone: every target makes the environment it needs in .venv.
 #   make demo                      set up, then draw a picture and describe it (offline)
 #   make test | lint | docs        what CI runs
+#   make soak                      the slow tests
 #   make setup                     everything needed for work on the code
 #   PYTHON=python3.12              another interpreter
 #   EXTRA_INDEX=URL                one more package index, e.g. PyTorch's index of CPU wheels
@@ -17,7 +18,7 @@ INSTALL := $(PIP) install --quiet -c constraints.txt $(if $(EXTRA_INDEX),--extra
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: help setup demo test lint docs clean
+.PHONY: help setup demo test soak lint docs clean
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -28,7 +29,10 @@ demo: $(VENV)/.base
 	$(BIN)/opentar demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto -m "not slow" $(ARGS)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
-# The Makefile's twin for Windows: .\make.ps1 demo | test | lint | docs | setup | clean | help
+# The Makefile's twin for Windows: .\make.ps1 demo | test | soak | lint | docs | setup | clean | help
 # -Python another interpreter, -ExtraIndex one more package index, -PytestArgs more arguments for pytest.
 param(
     [Parameter(Position = 0)]
-    [ValidateSet('help', 'setup', 'demo', 'test', 'lint', 'docs', 'clean')]
+    [ValidateSet('help', 'setup', 'demo', 'test', 'soak', 'lint', 'docs', 'clean')]
     [string]$Target = 'help',
     [string]$Python = $env:PYTHON,
     [string]$ExtraIndex = $env:EXTRA_INDEX,
@@ -59,7 +59,8 @@ switch ($Target) {
     'help' { Get-Content $PSCommandPath -TotalCount 2 }
     'setup' { Install-Dev }
     'demo' { Install-Base; Invoke-Checked (Join-Path $Bin 'opentar.exe') @('demo') }
-    'test' { Install-Dev; Invoke-Checked $VenvPython (@('-m', 'pytest') + $PytestArgs) }
+    'test' { Install-Dev; Invoke-Checked $VenvPython (@('-m', 'pytest', '-n', 'auto', '-m', 'not slow') + $PytestArgs) }
+    'soak' { Install-Dev; Invoke-Checked $VenvPython (@('-m', 'pytest', '-m', 'slow') + $PytestArgs) }
     'lint' {
         Install-Dev
         Invoke-Checked (Join-Path $Bin 'ruff.exe') @('check', '.')

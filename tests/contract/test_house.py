@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-TARGETS = {"help", "setup", "demo", "test", "lint", "docs", "clean"}
+TARGETS = {"help", "setup", "demo", "test", "soak", "lint", "docs", "clean"}
 
 
 @pytest.fixture
