@@ -31,7 +31,7 @@ class Question:
     """One question about pictures."""
 
     pictures: tuple[tuple[Picture, Scale], ...]
-    """The pictures that are shown, each with the grid it is spelled on."""
+    """The pictures that are shown, each with the grid it is encoded on."""
     text: str
     """What is asked."""
 

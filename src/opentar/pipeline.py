@@ -138,7 +138,7 @@ class Tar:
 
         Picture i of a prompt is drawn with seed `seed + i` whatever else is in the call, so that it can be repeated
         alone. Settings left at None are the model's defaults. Unlearned words raise an UnknownWordsWarning and are left
-        out of what is encoded: spelled out in pieces, they would spoil the words beside them.
+        out of what is encoded: encoded in pieces, they would spoil the words beside them.
 
         Args:
             prompt: a text in English or Chinese, or several.
@@ -222,7 +222,7 @@ class Tar:
         )
         for number, text in enumerate(prompts, start=1):
             try:
-                # Without the words that the model never learned: spelled in pieces, they would spoil those beside them.
+                # Without the words that the model never learned: encoded in pieces, they would spoil those beside them.
                 known = self.known_words.known_part(builder.heard(text, "prompt"))
                 heard = builder.heard(known, "prompt")
                 turns = builder.drawing(known)
@@ -359,7 +359,7 @@ class Tar:
         steps: int | None = None,
         callback_on_step_end: StepCallback | None = None,
     ) -> Image.Image:
-        """Spell a picture in codes and paint it again from them: the square that the model sees.
+        """Encode a picture and decode it again: the square that the model sees.
 
         The arguments are those of `generate`, and `fit` as in `ask`; the language model takes no part. `scale` None is
         the model's default for reading.

@@ -224,8 +224,8 @@ def test_samples_and_log_rows_that_the_disk_refuses_do_not_end_a_training(
     settings = replace(SETTINGS, loop=replace(SETTINGS.loop, sample_every=3))
     Trainer(Limits(settings, {2: 100, 3: -1}, file_limit), tmp_path, hardware=Hardware(workers=0)).run()
     said = capsys.readouterr().err
-    assert "samples of step 3 cannot be written (File too large); training goes on" in said
-    assert "the row of step 2 cannot be logged (File too large); training goes on" in said
+    assert "samples of step 3 cannot be written (File too large); training continues" in said
+    assert "the row of step 2 cannot be logged (File too large); training continues" in said
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step-0000006.png"]
     steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert steps == [0, 1, 3, 4, 5, 6]

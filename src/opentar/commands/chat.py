@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from opentar.pipeline import Tar
 
 _HELP = """A line is a question about the current picture, or one of:
-  /draw PROMPT   draw, save, and go on with this picture
-  /open FILE     go on with this picture
+  /draw PROMPT   draw, save, and make it the current picture
+  /open FILE     make it the current picture
   /seed N        seed of the next drawing; the ones after it count up
   /help          show this
   /quit          leave, as Ctrl-D does; Ctrl-C ends what is being done"""

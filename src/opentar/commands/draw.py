@@ -28,7 +28,7 @@ _MOST_PICTURES = 100_000
 Guidance = Annotated[float | None, Parameter(help="How strictly the codes follow the prompt; 1 is no guidance.")]
 DetokGuidance = Annotated[float | None, Parameter(help="How strictly the de-tokenizer follows the codes.")]
 Steps = Annotated[int | None, Parameter(help="Steps of the diffusion de-tokenizer.")]
-Temperature = Annotated[float | None, Parameter(help="0 spells the likeliest codes, 1 is the most varied.")]
+Temperature = Annotated[float | None, Parameter(help="0 takes the likeliest codes; the higher, the more varied.")]
 
 
 def generate(
@@ -53,7 +53,7 @@ def generate(
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> int:
-    """Draw a prompt: words become a picture. Pictures are saved as they are drawn.
+    """Draw a picture from a prompt. Pictures are saved as they are drawn.
 
     Without --out the picture is opentar.png, or the next free opentar-2.png, opentar-3.png, ...
     """
@@ -172,7 +172,7 @@ def reconstruct(
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> int:
-    """Spell a picture in codes and paint it again from them: what the codes keep and what they lose.
+    """Encode a picture and decode it again: what the codes keep and what they lose.
 
     Without --out the picture is reconstruction.png, or the next free reconstruction-2.png, ...
     """

@@ -113,7 +113,7 @@ def describe(
     dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
-    """Say what is in one or several pictures."""
+    """Describe one or several pictures."""
     output = Output(json)
     if not images:
         raise ImageError("no picture was given; name one or more picture files")
@@ -149,7 +149,7 @@ def tokens(
     dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
-    """Print the grid of codes of a picture with the nearest words of each: what the dialect says."""
+    """Print the grid of codes of a picture with the words nearest to each."""
     output = Output(json)
     with output.working():
         picture = open_source(picture_source(image), frame)

@@ -104,7 +104,7 @@ def train(
     model: Annotated[str, Parameter(help="What to train: nano.")],
     /,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"], help="Folder of the run; the same folder goes on.")],
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="Folder of the run; an existing one is resumed.")],
     stage: Annotated[
         list[str] | None, Parameter(name="--stage", consume_multiple=True, help="Only these stages, in order.")
     ] = None,
@@ -116,7 +116,7 @@ def train(
     quiet: Annotated[bool, Parameter(help="Print no progress.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Train a model: every stage in order, or some. A killed run goes on with the same command."""
+    """Train a model: every stage in order, or some. The same command resumes a run that was stopped."""
     output = Output(json)
     if model not in TRAINABLE:
         hint = nearest(model, TRAINABLE)

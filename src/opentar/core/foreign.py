@@ -113,7 +113,7 @@ def of_file(path: Path) -> Found | None:
     if not size:
         return Found("empty", _AGAIN)
     if path.name.endswith(_PARTIAL):
-        return Found("a download that was broken off", "let it go on to its end")
+        return Found("an interrupted download", "let it finish")
     if head.startswith(_POINTER):
         return Found("a git-lfs pointer, not the file it points to", f"run git lfs pull, or {_AGAIN}")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE_STARTS):

@@ -60,7 +60,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture spelled as an answer: <im_start><S_k> codes <im_end>."""
+    """A picture drawn as an answer: <im_start><S_k> codes <im_end>."""
 
     codes: Codes
 

@@ -70,7 +70,7 @@ def nano() -> NanoSettings:
     (21.5 dB) and polish 21 (23.3 dB). The stages were run one by one with these numbers, some of them beside tests;
     README has the scores of the result.
     """
-    return NanoSettings(**_seeing(), **_spelling(), **_painting(), **_speaking())
+    return NanoSettings(**_seeing(), **_encoding(), **_painting(), **_speaking())
 
 
 def _seeing() -> dict[str, Any]:
@@ -122,8 +122,8 @@ def _seeing() -> dict[str, Any]:
     }
 
 
-def _spelling() -> dict[str, Any]:
-    """Scenes spelled once; the kinds that are hard to draw have the larger shares."""
+def _encoding() -> dict[str, Any]:
+    """Scenes encoded once; the kinds that are hard to draw have the larger shares."""
     shares = {
         "single": 0.22, "colour": 0.22, "count": 0.12, "two": 0.15, "position": 0.15, "attribution": 0.08,
         "counted_colour": 0.06,

@@ -63,7 +63,7 @@ class JointSettings:
     task_shares: tuple[float, float, float] = (0.55, 0.4, 0.05)
     """Share of samples that draw, read, and turn text into text."""
     draw_scales: tuple[float, ...] = (0.03, 0.17, 0.8)
-    """How often a drawing is spelled at each scale index: 16 codes hold a tidy picture and cost a ninth of 144."""
+    """How often a drawing is encoded at each scale index: 16 codes hold a tidy picture and cost a ninth of 144."""
     read_scales: tuple[float, ...] = (0.02, 0.58, 0.4)
     """How often a picture is read at each scale index."""
     shown_scale: int = 2

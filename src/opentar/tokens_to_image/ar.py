@@ -297,7 +297,7 @@ class ARDetokenizer(nn.Module):
         super().__init__()
         if transformer.config.codebook_size != canvas.codebook_size:
             raise ConfigError(
-                f"the transformer spells {transformer.config.codebook_size} codes, the canvas knows "
+                f"the transformer has {transformer.config.codebook_size} codes, the canvas knows "
                 f"{canvas.codebook_size}; use parts that were trained together"
             )
         self.transformer = transformer

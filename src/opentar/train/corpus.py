@@ -1,7 +1,7 @@
 """Pictures encoded once: the language model and the de-tokenizers learn from codes and latents, not from pixels.
 
 A corpus is a folder of shards; each shard is a checkpoint folder (tensors, extra files, manifest), complete or absent,
-so that a broken-off corpus goes on at its first missing shard. A shard is a pure function of its index.
+so that an interrupted corpus is resumed at its first missing shard. A shard is a pure function of its index.
 """
 
 from __future__ import annotations

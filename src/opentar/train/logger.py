@@ -44,7 +44,7 @@ class Logger:
                 for key, value in numbers.items():
                     self.board.add_scalar(key, value, step)
         except OSError as error:
-            self.say(f"the row of step {step} cannot be logged ({error.strerror}); training goes on")
+            self.say(f"the row of step {step} cannot be logged ({error.strerror}); training continues")
         self.say(f"step {step}/{self.steps}  " + "  ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
 
     def _append(self, line: str) -> None:

@@ -32,7 +32,7 @@ class Gate:
         shown = "missing" if value is None else f"{value:.3f}"
         return (
             f"stage {step} ended with {self.score} {shown}, below its gate of {self.at_least:.3f}: "
-            "train it longer, or pass --no-gates to go on with what there is"
+            "train it longer, or pass --no-gates to continue all the same"
         )
 
 

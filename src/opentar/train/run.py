@@ -46,7 +46,7 @@ def train(
         out: run folder, made when missing; an existing one is resumed.
         stages: names of single steps to run here, in this process; None runs all of them.
         jobs: steps at a time; None takes one for each core, at most two: the long way is a chain.
-        gates: False goes on past a step that missed its score.
+        gates: False continues past a step that missed its score.
 
     Returns:
         The final scores of every step that has ended.

@@ -48,7 +48,7 @@ class LoopSettings:
     log_every: int = 20
     """Steps between lines of the log."""
     score_size: int = 384
-    """Held-out samples behind a score (stages whose samples are dear take a share of it)."""
+    """Held-out samples behind a score (stages whose samples are expensive take a share of it)."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "save_every", "sample_every", "log_every", "score_size"):

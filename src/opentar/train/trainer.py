@@ -32,7 +32,7 @@ MOST_BAD_STEPS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What a stage runs on; no part of its recipe, so that a run may go on elsewhere."""
+    """What a stage runs on; no part of its recipe, so that a run may be resumed elsewhere."""
 
     device: Literal["cpu", "auto"] = "cpu"
     """"cpu", where a seed gives the same bits again, or "auto": what accelerate finds, several processes too."""
@@ -232,7 +232,7 @@ class Trainer:
                 self.stage.samples(module, folder, done)
             except OSError as error:
                 # Samples are for looking at: a disk that is full for them must not end days of training.
-                self.logger.say(f"samples of step {done} cannot be written ({error.strerror}); training goes on")
+                self.logger.say(f"samples of step {done} cannot be written ({error.strerror}); training continues")
             scores = self.stage.scores(module)
         module.train()
         self.logger.row(done, {f"score/{key}": value for key, value in scores.items()})

@@ -61,7 +61,7 @@ pipeline_tag: any-to-any
 
 # {config.name}
 
-A model of OpenTar, which implements the idea of [Tar](https://arxiv.org/abs/2506.18898): pictures are spelled in codes
+A model of OpenTar, which implements the idea of [Tar](https://arxiv.org/abs/2506.18898): pictures are encoded in codes
 that are made of words, and one language model reads and writes both. {_can(config)}
 Hash of the content: `{folder_hash(folder)}`.
 

@@ -1,6 +1,6 @@
 """Files of repositories on the hub: how large they are, fetched with huggingface_hub, or taken from its cache.
 
-huggingface_hub goes on where a fetch was broken off. Where the hub cannot be reached, what its cache has is taken.
+huggingface_hub resumes a fetch that was interrupted. Where the hub cannot be reached, what its cache has is taken.
 """
 
 from __future__ import annotations

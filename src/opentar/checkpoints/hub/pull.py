@@ -1,6 +1,6 @@
 """Published models by name: how their files are fetched, and where the imported models are kept.
 
-The files are fetched with huggingface_hub, which keeps its own cache and goes on where it was broken off. They are
+The files are fetched with huggingface_hub, which keeps its own cache and resumes what was interrupted. They are
 imported once into OpenTar's cache folder, with the commits they came from, and later calls need no network. Only
 weights, JSON and text are ever fetched, never code. torch is loaded when something is imported, not before.
 """
@@ -86,7 +86,7 @@ def pull(
 
     Raises:
         ModelError, ConfigError: unknown names, a library that a part needs is not installed, or too little memory.
-        WeightsError: a file cannot be fetched or is damaged; the line says how to go on by hand.
+        WeightsError: a file cannot be fetched or is damaged; the line says how to do it by hand.
         OutputError: the disk is too small or refuses. Disk and memory are asked for before anything is fetched.
     """
     check_model(model)

@@ -34,7 +34,7 @@ class TATokSettings:
     tidy: float = 0.0
     """How many of the other pictures stand in fixed places."""
     scale_shares: tuple[float, ...] = (0.12, 0.6, 0.28)
-    """How often a batch is spelled at each scale index."""
+    """How often a batch is encoded at each scale index."""
     learns: tuple[str, ...] = ("",)
     """Name fragments of the weights that learn; the others stay as they start. "" stands in every name."""
     fast: tuple[str, ...] = ("model.decoder.", "painter.")

@@ -103,7 +103,7 @@ class FlowStage(PaintingStage):
         name: str = "flow",
     ) -> None:
         """`draft`: weights of the draft that is refined; they stay as they are. `start`: weights of a transformer and
-        its draft to go on from; both learn. One of them where the model has a draft, else ConfigError.
+        its draft to start from; both learn. One of them where the model has a draft, else ConfigError.
         """
         super().__init__(settings, corpora, held_out, ta_tok)
         self.draft, self.start, self.name = draft, start, name
