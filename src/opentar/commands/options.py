@@ -25,9 +25,7 @@ Fit = Annotated[
 ]
 Detok = Annotated[
     str | None,
-    Parameter(
-        help="De-tokenizer that decodes the codes: diffusion, ar, or another size such as ar_512. Default: the model's choice."
-    ),
+    Parameter(help="De-tokenizer: diffusion, ar, or another size such as ar_512. Default: the model's choice."),
 ]
 Seed = Annotated[int, Parameter(help="Seed of the first picture; the next ones count up from it.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, mps; default: the best there is.")]
