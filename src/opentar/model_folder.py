@@ -12,7 +12,6 @@ manifest.json       size and sha256 of every file
 """
 
 import json
-import numbers
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ from typing import Any, Literal
 
 from opentar.core import environment
 from opentar.core import folder as checkpoint
-from opentar.core.config import from_dict, to_dict
+from opentar.core.config import from_dict, plain_number, to_dict
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError, nearest, shown
 from opentar.core.folder import CONFIG
 from opentar.vocab import Vocab
@@ -164,23 +163,15 @@ def is_part(name: str) -> bool:
 def check_range(name: str, value: object, low: float, high: float, whole: bool = False) -> Any:
     """`value` as a plain int (or float), where it is a number (a whole one) from `low` to `high`; else ConfigError.
 
-    Numbers of numpy are numbers; True and False are not.
+    Numbers of numpy and torch are numbers; True and False are not.
     """
     number = plain_number(value)
     kinds = (int,) if whole else (int, float)
     # Comparisons with NaN are false, so NaN is refused too.
     if isinstance(number, bool) or not isinstance(number, kinds) or not low <= number <= high:
-        raise ConfigError(f"{name} is {value!r}; it must be a {'whole ' if whole else ''}number from {low} to {high}")
+        told = number if isinstance(number, (bool, int, float)) else shown(value)
+        raise ConfigError(f"{name} is {told}; it must be a {'whole ' if whole else ''}number from {low} to {high}")
     return number
-
-
-def plain_number(value: object) -> object:
-    """A number of another library as Python's own; anything else as it is."""
-    if isinstance(value, (bool, int, float)):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def bundled_models() -> tuple[str, ...]:
@@ -206,18 +197,20 @@ def find_model(name_or_path: str | Path) -> Path:
     """
     if not isinstance(name_or_path, (str, os.PathLike)):
         kind = type(name_or_path).__name__
-        raise ModelError(f"a model is given by its name or its folder, not by {kind}; give a text or a path")
+        raise ModelError(f"a model is given by its name or its folder, not by {kind}; give a string or a path")
     names = bundled_models()
     if isinstance(name_or_path, str) and name_or_path in names:
         return BUNDLED / name_or_path
     text = str(name_or_path)
+    if not text:
+        raise ModelError(f"the name of the model is empty; give a folder or one of: {', '.join(names)}")
     folder = environment.expanded(name_or_path)
     try:
         is_folder, is_file, has_config = folder.is_dir(), folder.is_file(), (folder / CONFIG).is_file()
     except (OSError, ValueError):
         # A name that no file system can hold, such as one of 5,000 letters.
         is_folder = is_file = has_config = False
-    if text and is_folder and has_config:
+    if is_folder and has_config:
         return folder
     if text in PUBLISHED and not is_folder:
         try:
@@ -225,7 +218,7 @@ def find_model(name_or_path: str | Path) -> Path:
         except WeightsError as error:
             raise ModelError(f"{text} has not been fetched yet; run: opentar pull {text}") from error
     listed = ", ".join(names) or "(no model is bundled with this installation)"
-    if text and is_folder:
+    if is_folder:
         raise ModelError(f"folder {shown(text)} has no {CONFIG}; give a model folder or one of: {listed}")
     if is_file:
         raise ModelError(f"{shown(text)} is a file; give the folder of a model or one of: {listed}")

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from opentar import __version__, asking, model_folder
+from opentar.core.config import plain_number
 from opentar.core.errors import ModelError, PromptError
 from opentar.core.pictures import open_picture
 from opentar.drawing import Drawing, Progress, StepCallback
@@ -388,9 +389,7 @@ class Tar:
     def _settings(self, **given: Any) -> DrawSettings:
         """The model's defaults with what the call gives; checked, the de-tokenizer's name included."""
         defaults = self.parts.config.defaults.draw
-        chosen: dict[str, Any] = {
-            name: model_folder.plain_number(value) for name, value in given.items() if value is not None
-        }
+        chosen: dict[str, Any] = {name: plain_number(value) for name, value in given.items() if value is not None}
         if chosen.get("detok", defaults.detok) != defaults.detok:
             # They were chosen for the default de-tokenizer and mean nothing to another one.
             defaults = dataclasses.replace(defaults, steps=None, detok_guidance=None)

@@ -25,25 +25,27 @@ _BATCH = 16
 """Pictures drawn side by side, and saved together when they are done."""
 _MOST_PICTURES = 100_000
 
-Guidance = Annotated[float | None, Parameter(help="How strictly the codes follow the prompt; 1 is no guidance.")]
-DetokGuidance = Annotated[float | None, Parameter(help="How strictly the de-tokenizer follows the codes.")]
-Steps = Annotated[int | None, Parameter(help="Steps of the diffusion de-tokenizer.")]
-Temperature = Annotated[float | None, Parameter(help="0 spells the likeliest codes, 1 is the most varied.")]
+Guidance = Annotated[float | None, Parameter(help="Guidance of the language model, from 1 (none) to 50.")]
+DetokGuidance = Annotated[float | None, Parameter(help="Guidance of the de-tokenizer, from 1 (none) to 50.")]
+Steps = Annotated[int | None, Parameter(help="Sampling steps of the diffusion de-tokenizer, 1 to 1000.")]
+Temperature = Annotated[float | None, Parameter(help="Sampling temperature of the codes, from 0 (greedy) to 10.")]
 
 
 def generate(
-    prompt: Annotated[str | None, Parameter(help="What to draw, in English or Chinese; - reads it from stdin.")] = None,
+    prompt: Annotated[
+        str | None, Parameter(help="What to draw, in English or Chinese, in quotes; - reads stdin.")
+    ] = None,
     /,
     *,
     prompts: Annotated[
-        str | None, Parameter(help="File with one prompt a line, in place of PROMPT; - reads it from stdin.")
+        str | None, Parameter(help="Text file with one prompt per line, in place of PROMPT; - reads stdin.")
     ] = None,
     out: options.Out = None,
     model: options.Model = "nano",
     detok: options.Detok = None,
     scale: options.Scale = None,
     seed: options.Seed = 0,
-    n: Annotated[int, Parameter(name=["-n", "--count"], help="Pictures of each prompt: out-0.png, out-1.png, ...")] = 1,
+    n: Annotated[int, Parameter(name=["-n", "--count"], help="Pictures per prompt: out-0.png, out-1.png, ...")] = 1,
     guidance: Guidance = None,
     temperature: Temperature = None,
     detok_guidance: DetokGuidance = None,
@@ -53,7 +55,7 @@ def generate(
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> int:
-    """Draw a prompt: words become a picture. Pictures are saved as they are drawn.
+    """Draw pictures from a prompt and save each batch as it is drawn.
 
     Without --out the picture is opentar.png, or the next free opentar-2.png, opentar-3.png, ...
     """
@@ -101,7 +103,7 @@ def _texts(prompt: str | None, prompts: str | None, n: int) -> list[str]:
     count = len(texts) * n
     if count > _MOST_PICTURES:
         raise ConfigError(
-            f"{len(texts)} prompts and n {n} make {count} pictures; draw at most {_MOST_PICTURES} at once"
+            f"{len(texts)} prompts with n {n} make {count} pictures; draw at most {_MOST_PICTURES} at once"
         )
     return texts
 
@@ -155,7 +157,7 @@ def tell(output: Output, image: "Image", told: Mapping[str, Any]) -> None:
 
 
 def reconstruct(
-    image: Annotated[str, Parameter(help="Picture to read; - reads it from stdin.")],
+    image: Annotated[str, Parameter(help="Picture to read; - reads stdin.")],
     /,
     *,
     out: options.Out = None,
@@ -172,7 +174,7 @@ def reconstruct(
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> int:
-    """Spell a picture in codes and paint it again from them: what the codes keep and what they lose.
+    """Encode a picture and decode it again: shows what the codes keep and what they lose.
 
     Without --out the picture is reconstruction.png, or the next free reconstruction-2.png, ...
     """
