@@ -79,7 +79,7 @@ def _question(image: Any, question: str, scale: Any, vocab: Vocab, default: int)
     _check_text(question, "question")
     pictures = _listed(image, 1)
     if not pictures:
-        raise PromptError("no picture was given to read; give at least one")
+        raise PromptError("no picture was given; give at least one")
     scales = list(scale) if isinstance(scale, (list, tuple)) else [scale] * len(pictures)
     if len(scales) != len(pictures):
         raise ConfigError(
@@ -101,4 +101,4 @@ def _check_text(text: object, what: str) -> None:
     if not text.strip():
         raise PromptError(f"the {what} is empty; write at least one word")
     if not has_words(text):
-        raise PromptError(f"the {what} holds no word, only signs; write at least one word")
+        raise PromptError(f"the {what} holds no word, only punctuation; write at least one word")

@@ -1,20 +1,21 @@
 """The command line: parses, calls and prints. Each command lives in `commands/` and is imported when it is called."""
 
+import errno
 import io
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from opentar import __version__
 from opentar.commands.completion import Shell, script
-from opentar.commands.options import HYPHEN, STDIN
-from opentar.commands.streams import open_streams
+from opentar.commands.options import EMPTY, HYPHEN, STDIN
+from opentar.commands.streams import leave, open_streams
 from opentar.core import environment, errors
 
 EXIT_FAILED = 1
@@ -39,8 +40,19 @@ _COMMANDS = {
     "rm": ("models:remove", "Remove a fetched model from the cache."),
     "verify": ("verify:verify", "Hash every file of a model and compare it with the manifest."),
 }
-_TEXTS = {"generate": "prompt", "ask": "question"}
-"""Commands whose last argument is a text: what it is called."""
+_USAGE = {
+    "generate": "[OPTIONS] [PROMPT]",
+    "ask": "[OPTIONS] IMAGE [MORE...]",
+    "describe": "[OPTIONS] IMAGES...",
+    "chat": "[OPTIONS] [IMAGES...]",
+    "eval": "[OPTIONS] [MODEL]",
+    "info": "[OPTIONS] [MODEL]",
+    "verify": "[OPTIONS] [MODEL]",
+}
+"""What follows the name of a command in its usage line, where Cyclopts would only say [ARGS]."""
+_TEXTS = {"generate": "prompt"}
+"""Commands that take one text: what it is called."""
+_UNWRITABLE = (errno.EBADF, errno.ENOSPC, errno.EIO)
 
 
 def build_app() -> App:
@@ -54,16 +66,22 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     for name, (target, text) in _COMMANDS.items():
-        app.command(f"opentar.commands.{target}", name=name, help=text)
-    data = App(name="data", help="The nano world: look at the data that nano learns from.")
-    data.command("opentar.commands.data:sheet", name="sheet", help="Draw a contact sheet of training scenes.")
+        usage = f"Usage: opentar {name} {_USAGE[name]}\n" if name in _USAGE else None
+        app.command(f"opentar.commands.{target}", name=name, help=text, usage=usage)
+    data = App(name="data", help="Look at the data that nano is trained on.")
+    data.command("opentar.commands.data:sheet", name="sheet", help="Draw a contact sheet of scenes.")
     app.command(data)
-    export = App(name="export", help="Write a model in the format of other tools.")
-    export.command("opentar.commands.export:qwen2", name="qwen2", help="The language model as a plain Qwen2 folder.")
+    export = App(name="export", help="Export a model to the format of other tools.")
+    export.command(
+        "opentar.commands.export:qwen2",
+        name="qwen2",
+        help="Write the language model as a plain Qwen2 folder.",
+        usage="Usage: opentar export qwen2 --out PATH [OPTIONS] [MODEL]\n",
+    )
     app.command(export)
 
-    def completion(shell: Annotated[Shell, Parameter(help="bash, zsh, fish or powershell.")], /) -> None:
-        """Print the script that lets a shell complete commands and options."""
+    def completion(shell: Annotated[Shell, Parameter(help="Name of the shell.")], /) -> None:
+        """Print the completion script of a shell."""
         print(script(app, shell), end="")
 
     app.command(completion)
@@ -81,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         failures; 130 after Ctrl-C; for an exception with an `exit_code` of its own that one, as a training stopped by
         a signal has.
 
-    With --json among the arguments a failure is told on stdout as well, as the one JSON object
+    With --json among the arguments a failure is reported on stdout as well, as the one JSON object
     `{"error": {"type", "message", "exit_code"}}`.
     """
     environment.quiet_libraries()
@@ -89,12 +107,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A console that cannot show Chinese shows escapes; without this it would end the command.
         sys.stdout.reconfigure(errors="backslashreplace")
-    tokens = [STDIN if token == HYPHEN else token for token in (sys.argv[1:] if argv is None else argv)]
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["help"]:
+        given = [*given[1:], "--help"]
+    tokens = list(_marked(given))
     try:
         command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
-        return command(*_as_typed(bound.args), **_as_typed(bound.kwargs)) or 0
+        code = command(*_as_typed(bound.args), **_as_typed(bound.kwargs)) or 0
+        # Here a full disk can still be reported; when Python ends, it cannot.
+        sys.stdout.flush()
+        return code
     except CycloptsError as error:
-        return _fail(error, EXIT_USAGE, _usage(error, tokens), json="--json" in tokens)
+        return _fail(error, EXIT_USAGE, _usage(error, given), json="--json" in given)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -104,23 +128,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except Exception as error:
         # The last line of defence: nobody is shown a traceback who did not ask for it.
-        return _report(error, json="--json" in tokens)
+        return _report(error, json="--json" in given)
 
 
-def _usage(error: CycloptsError, tokens: Sequence[str]) -> str:
-    """What was wrong with the arguments, in one line that ends with where to look."""
-    command = next((token for token in tokens if not token.startswith("-")), "")
-    left = getattr(error, "unused_tokens", None)
-    if left and command in _TEXTS and not any(token.startswith("-") for token in left):
-        wanted = " ".join([*_typed_text(tokens, left), *left])
-        return f"{errors.shown(left[0])} is one argument too many; quote the {_TEXTS[command]}: {wanted!r}"
-    return f"{_as_typed(_one_line(str(error)))} See: opentar --help"
+def _marked(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments with marks in place of a lone hyphen and of an empty text, which `_as_typed` takes off again."""
+    for argument in arguments:
+        if argument == HYPHEN:
+            yield STDIN
+        elif not argument or (argument.startswith("--") and argument.endswith("=")):
+            yield argument + EMPTY
+        else:
+            yield argument
 
 
-def _typed_text(tokens: Sequence[str], left: Sequence[str]) -> list[str]:
-    """The last argument before those that were too many."""
-    place = tokens.index(left[0])
-    return [tokens[place - 1]] if place > 1 else []
+def _usage(error: CycloptsError, given: Sequence[str]) -> str:
+    """What was wrong with the arguments, in one line that ends with what to do."""
+    path = [name for name in getattr(error, "command_chain", None) or () if not name.startswith("-")]
+    left = list(error.unused_tokens or ()) if isinstance(error, UnusedCliTokensError) else []
+    what = _TEXTS.get(" ".join(path))
+    see = f"See: {' '.join(['opentar', *path, '--help'])}"
+    if not left:
+        return f"{_as_typed(_one_line(str(error)))} {see}"
+    first = f"{errors.shown(_as_typed(left[0]))} is one argument too many"
+    if not what or any(token.startswith("-") for token in left):
+        return f"{first}; quote a text or a name that has spaces. {see}"
+    place = given.index(left[0]) if left[0] in given else 0
+    wanted = _as_typed(" ".join([*given[place - 1 : place], *left]))
+    return f"{first}; quote the {what}: {wanted!r}"
 
 
 def _report(error: Exception, *, json: bool) -> int:
@@ -129,21 +164,24 @@ def _report(error: Exception, *, json: bool) -> int:
         return _fail(error, EXIT_FAILED if failed else EXIT_USAGE, _one_line(str(error)), json=json)
     if isinstance(code := getattr(error, "exit_code", None), int):
         # A stopped training says itself how it went on; that is no fault to explain.
-        print(errors.printable(_one_line(str(error))), file=sys.stderr)
-        return code
+        return _fail(error, code, _one_line(str(error)), json=json, begin="")
     if isinstance(error, MemoryError):
         told = "out of memory; draw fewer pictures at once or close other programs"
+        return _fail(error, EXIT_FAILED, told, json=json)
+    if isinstance(error, OSError) and error.filename is None and error.errno in _UNWRITABLE:
+        leave(sys.stdout)
+        told = f"the output cannot be written ({error.strerror}); free the disk, or write to another place"
         return _fail(error, EXIT_FAILED, told, json=json)
     hint = "set OPENTAR_DEBUG=1 to see where"
     return _fail(error, EXIT_FAILED, f"{type(error).__name__}: {_one_line(str(error))} ({hint})", json=json)
 
 
-def _fail(error: Exception, code: int, text: str, *, json: bool) -> int:
-    if environment.debug():
-        traceback.print_exception(error)
-    # Where nobody can be told, the exit code still is.
+def _fail(error: Exception, code: int, text: str, *, json: bool, begin: str = "error: ") -> int:
+    # Where nothing can be printed, the exit code still says it.
     with suppress(OSError):
-        print(f"error: {errors.printable(text)}", file=sys.stderr)
+        if environment.debug():
+            print(errors.printable("".join(traceback.format_exception(error))), file=sys.stderr)
+        print(errors.printable_line(begin + text), file=sys.stderr)
     if json:
         told = {"type": type(error).__name__, "message": text, "exit_code": code}
         with suppress(OSError):
@@ -152,10 +190,14 @@ def _fail(error: Exception, code: int, text: str, *, json: bool) -> int:
 
 
 def _as_typed(value: Any) -> Any:
-    """Arguments with the hyphens that the user typed."""
+    """Arguments as the user typed them. Raises ConfigError where the name of a file or folder is empty."""
     if isinstance(value, str):
-        return value.replace(STDIN, HYPHEN)
+        return value.replace(STDIN, HYPHEN).replace(EMPTY, "")
     if isinstance(value, Path):
+        if str(value) == EMPTY:
+            raise errors.ConfigError(
+                "the name of the file or folder is empty; give its path, or . for the current folder"
+            )
         return Path(HYPHEN) if str(value) == STDIN else value
     if isinstance(value, (list, tuple)):
         return type(value)(_as_typed(one) for one in value)

@@ -25,7 +25,8 @@ from opentar import __version__, asking
 from opentar.checkpoints import model_folder
 from opentar.checkpoints.find import find_model
 from opentar.checkpoints.parts import ModelParts
-from opentar.checkpoints.settings import MAX_ANSWER, MAX_PICTURES, MAX_SEED, DrawSettings, check_range, plain_number
+from opentar.checkpoints.settings import MAX_ANSWER, MAX_PICTURES, MAX_SEED, DrawSettings, check_range
+from opentar.core.config import plain_number
 from opentar.core.errors import ModelError, PromptError
 from opentar.drawing import Drawing, Progress, StepCallback
 from opentar.engine.backends.torch_backend import TorchBackend

@@ -9,12 +9,12 @@ Every method takes an int, or a tensor or array of integers of any shape, and re
 
 from __future__ import annotations
 
-import numbers
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from opentar.core.bounds import SIDE, SIZE, Range, within
-from opentar.core.errors import ConfigError, ModelError
+from opentar.core.config import plain_number
+from opentar.core.errors import ConfigError, ModelError, shown
 
 POOLS = (1, 2, 3)
 """Average-pooling factors of the three scales; the scale's index is its pool minus one."""
@@ -54,7 +54,7 @@ class Vocab:
         within(self, Range(max(POOLS), SIDE.high), "grid_side", where="vocab.")
         if self.first_new is not None and self.first_new < self.text_size:
             raise ConfigError(
-                f"vocab.first_new is {self.first_new}; it must not lie inside the {self.text_size} text ids"
+                f"vocab.first_new is {self.first_new}; it must be at least {self.text_size}, the number of text ids"
             )
 
     @property
@@ -68,16 +68,18 @@ class Vocab:
 
     def scale(self, index: int) -> Scale:
         """The scale with this index. Raises ConfigError for anything but 0, 1, 2."""
-        if isinstance(index, bool) or not isinstance(index, numbers.Integral) or not 0 <= index < len(POOLS):
-            raise ConfigError(f"scale {index!r} does not exist; choose 0, 1 or 2 ({self._lengths()} codes)")
-        return self.scales[int(index)]
+        number = plain_number(index)
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(POOLS):
+            told = number if isinstance(number, (int, float)) else shown(index)
+            raise ConfigError(f"scale {told} does not exist; choose 0, 1 or 2 ({self._lengths()} codes)")
+        return self.scales[number]
 
     def scale_of_length(self, length: int) -> Scale:
         """The scale whose grid holds `length` codes. Raises ModelError if none does."""
         for scale in self.scales:
             if scale.length == length:
                 return scale
-        raise ModelError(f"{length} codes make no complete grid; a picture has {self._lengths()} codes")
+        raise ModelError(f"{length} codes do not fill a grid; a picture has {self._lengths()} codes")
 
     def _lengths(self) -> str:
         first, second, third = (scale.length for scale in self.scales)

@@ -119,18 +119,18 @@ def test_bad_pictures_on_stdin(refused, tiny_model, monkeypatch, command, raw, t
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (("generate", PROMPT, "-o", "-", "--json"), "where --json prints; give one of the two"),
-        (("generate", PROMPT, "-o", "-", "-n", 2), "one picture to stdout, not 2; name a file"),
-        (("reconstruct", "picture.png", "-o", "-", "--json"), "where --json prints"),
-        (("data", "sheet", "-o", "-", "--json"), "where --json prints"),
-        (("demo", "-o", "-"), "this command sends no picture to stdout; name a file"),
+        (("generate", PROMPT, "-o", "-", "--json"), "-o - and --json both write to stdout"),
+        (("generate", PROMPT, "-o", "-", "-n", 2), "a single picture to stdout, not 2; name a file"),
+        (("reconstruct", "picture.png", "-o", "-", "--json"), "-o - and --json both write"),
+        (("data", "sheet", "-o", "-", "--json"), "-o - and --json both write"),
+        (("demo", "-o", "-"), "this command cannot write a picture to stdout; name a file"),
         (("ask", "-", "-"), "stdin can be read only once"),
         (("describe", "-", "picture.png", "-"), "stdin can be read only once"),
         (("generate", PROMPT, "--model", "-"), "model '-' is unknown"),
         (("generate", PROMPT, "--seed", "-"), 'unable to convert "-" into int'),
         (("data", "sheet", "--split", "-"), 'Invalid value "-"'),
-        (("eval", "--out", "-"), "'-' is no name for a folder"),
-        (("train", "nano", "--out", "-"), "'-' is no name for a folder"),
+        (("eval", "--out", "-"), "'-' is not the name of a folder"),
+        (("train", "nano", "--out", "-"), "'-' is not the name of a folder"),
         (("train", "-", "--out", "run"), "'-' cannot be trained here"),
         (("-",), 'Unknown command "-"'),
     ],
@@ -171,11 +171,36 @@ def test_settings_out_of_range(refused, tiny_model, flags, told):
     assert told in refused("generate", PROMPT, "--model", tiny_model, *flags)
 
 
-@pytest.mark.parametrize("name", ["nanoo", "../nothing", "no/such/folder", "", "a\0b", "x" * 5000])
+@pytest.mark.parametrize("name", ["nanoo", "../nothing", "no/such/folder", "a\0b", "x" * 5000])
 def test_unknown_models(refused, name):
     line = refused("generate", PROMPT, "--model", name)
     assert "unknown" in line
     assert len(line) < 300
+
+
+@pytest.mark.parametrize(
+    ("argv", "what"),
+    [
+        (("describe", ""), "picture"),
+        (("ask", "", "what?"), "picture"),
+        (("ask", "picture.png", "what?", "--also", ""), "picture"),
+        (("tokens", ""), "picture"),
+        (("reconstruct", ""), "picture"),
+        (("chat", ""), "picture"),
+        (("generate", PROMPT, "--out", ""), "picture"),
+        (("data", "sheet", "--out="), "picture"),
+        (("describe", "picture.png", "--model", ""), "model"),
+        (("info", ""), "model"),
+        (("train", "nano", "--out", ""), "file or folder"),
+        (("train", "nano", "--out="), "file or folder"),
+        (("eval", "--out", ""), "file or folder"),
+        (("export", "qwen2", "--out", ""), "file or folder"),
+        (("init", "tar-1.5b", "--random", "--out", ""), "file or folder"),
+        (("import", "tar", "--llm", "", "--ta-tok", "x", "--out", "y"), "file or folder"),
+    ],
+)
+def test_an_empty_name_is_called_empty(refused, picture, argv, what):
+    assert f"the name of the {what} is empty" in refused(*argv)
 
 
 def test_a_folder_or_file_that_is_no_model(refused, picture, tmp_path):

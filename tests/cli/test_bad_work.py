@@ -24,7 +24,7 @@ def test_folders_that_cannot_be(refused, tiny_model, picture, command):
     assert "picture.png' is a file; give a folder" in refused(*argv, "--out", picture)
     assert "picture.png' is a file; give a folder" in refused(*argv, "--out", picture / "in" / "it")
     assert "cannot be used" in refused(*argv, "--out", "x" * 5000)
-    assert "is no name for a folder" in refused(*argv, "--out", "nul\0name")
+    assert "is not the name of a folder" in refused(*argv, "--out", "nul\0name")
 
 
 def test_train_needs_a_folder(refused):
@@ -71,7 +71,7 @@ def test_eval_of_unknown_models_and_into_full_folders(refused, no_judge, tiny_mo
     [
         (("--split", "tset"), 'Invalid value "tset" for --split. Choose from: "train", "val", "test"'),
         (("--styles", "noto"), 'Invalid value "noto" for --styles'),
-        (("-n", 0), "count is 0; it must be 1 to 1000"),
+        (("-n", 0), "count is 0; it must be from 1 to 1000"),
         (("-n", 10**9), "count is 1000000000"),
         (("--columns", 0), "columns is 0"),
         (("--seed", -1), "seed is -1; it must be 0 or more"),

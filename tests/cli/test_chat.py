@@ -46,13 +46,13 @@ def test_what_it_draws_is_saved_and_asked_about(chat, run, tiny_model, tmp_path)
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("red?", "there is no picture yet; /draw PROMPT draws one"),
-        ("/drwa a dog", "'/drwa' is unknown; there are /draw, /open, /seed, /help, /quit. Did you mean 'draw'?"),
+        ("red?", "there is no picture yet; draw one with /draw PROMPT"),
+        ("/drwa a dog", "'/drwa' is unknown; the commands are /draw, /open, /seed, /help, /quit. Did you mean 'draw'?"),
         ("/draw", "/draw needs a prompt"),
         ("/draw ?!", "holds no word"),
         ("/open", "/open needs the name"),
         ("/open nothing.png", "there is no picture 'nothing.png'"),
-        ("/seed x", "/seed 'x' is no whole number"),
+        ("/seed x", "/seed 'x' is not a whole number"),
         ("/seed 99999999999999999999", "seed is 99999999999999999999"),
         (b"\xff\xfe\n", "not UTF-8"),
     ],
@@ -83,7 +83,7 @@ def test_quit_leaves_at_once(chat):
 
 def test_what_it_begins_with_is_checked_first(refused, tiny_model):
     assert "there is no picture" in refused("chat", "nothing.png", "--model", tiny_model)
-    assert "questions come from stdin" in refused("chat", "-", "--model", tiny_model)
+    assert "where the questions come from" in refused("chat", "-", "--model", tiny_model)
     assert "seed is -1" in refused("chat", "--seed", -1, "--model", tiny_model)
 
 

@@ -104,7 +104,7 @@ def test_completion_names_every_command(run, shell):
         assert out.rstrip().endswith("complete -o default -F _opentar opentar")
         assert subprocess.run(["bash", "-n"], input=out, text=True, check=False).returncode == 0
     if shell == "zsh":
-        assert "'*:Picture to read\\: PNG, JPEG, WebP, ...; - reads it from stdin.:_files'" in out
+        assert "'*:Picture to read\\: PNG, JPEG, WebP, ...; - reads stdin.:_files'" in out
 
 
 def test_completion_completes(run):

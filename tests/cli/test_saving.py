@@ -230,7 +230,7 @@ def test_a_picture_is_not_sent_to_a_terminal(refused, monkeypatch, no_model):
             return True
 
     monkeypatch.setattr(sys, "stdout", Terminal())
-    assert "that is a terminal; send them on: -o - > picture.png" in refused("generate", PROMPT, "-o", "-")
+    assert "which is a terminal; redirect it: -o - > picture.png" in refused("generate", PROMPT, "-o", "-")
 
 
 @needs_full
@@ -257,7 +257,7 @@ def test_what_stdout_refuses_is_on_stderr(run, tiny_model, picture, tmp_path, mo
         monkeypatch.setattr(sys, "stdout", full)
         code, _, err = run(*argv, *model, *flags)
     *lines, last = err.splitlines()
-    told = "error: stdout cannot be written (No space left on device); what it refused stands above, on stderr"
+    told = "error: stdout cannot be written (No space left on device); the result was printed to stderr instead"
     assert (code, last) == (1, told)
     if flags:
         assert json.loads(lines[-1]).keys() == json.loads(plain[1]).keys()
@@ -305,7 +305,7 @@ def test_prompts_of_stdin(run, tiny_model, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "'prompts.txt' holds no prompt; write one a line"),
+        (b"", "'prompts.txt' holds no prompt; write one per line"),
         (b"\n# only this\n", "holds no prompt"),
         (b"a cat\n\n?!\n", "line 3 of 'prompts.txt': the prompt holds no word"),
         (b"a cat\n\xff\xfe\n", "line 2 of 'prompts.txt' is not UTF-8 text"),
@@ -325,7 +325,7 @@ def test_one_source_of_prompts(refused, tmp_path, no_model):
         "generate", "a cat", "--prompts", "prompts.txt"
     )
     assert "neither is given" in refused("generate")
-    assert "101 prompts and n 1000 make 101000 pictures" in refused("generate", "--prompts", "prompts.txt", "-n", 1000)
+    assert "101 prompts with n 1000 make 101000 pictures" in refused("generate", "--prompts", "prompts.txt", "-n", 1000)
     assert "not 101" in refused("generate", "--prompts", "prompts.txt", "-o", "-")
 
 

@@ -176,7 +176,7 @@ def test_room_for_the_drawing_is_part_of_the_limit(tokenizer: TextTokenizer, bui
 def test_bad_pictures(builder: PromptBuilder) -> None:
     with pytest.raises(PromptError, match="no picture"):
         sequences.read(builder, [], "what is it?")
-    with pytest.raises(ModelError, match="complete grid"):
+    with pytest.raises(ModelError, match="do not fill a grid"):
         sequences.read(builder, [[1, 2, 3]], "what is it?")
     with pytest.raises(ModelError, match="outside 0 to 49"):
         sequences.train_draw(builder, "a cat", [0, 1, 2, 50])

@@ -62,7 +62,7 @@ def test_a_stage_has_one_writer(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_whole_way_with_a_smoke_recipe(tmp_path: Path) -> None:
     """Every stage for three steps, then the bundled folder draws and answers (nonsense, but whole)."""
     from opentar.pipeline import Tar

@@ -38,18 +38,20 @@ def find_model(name_or_path: str | Path) -> Path:
     """
     if not isinstance(name_or_path, (str, os.PathLike)):
         kind = type(name_or_path).__name__
-        raise ModelError(f"a model is given by its name or its folder, not by {kind}; give a text or a path")
+        raise ModelError(f"a model is given by its name or its folder, not by {kind}; give a string or a path")
     names = bundled_models()
     if isinstance(name_or_path, str) and name_or_path in names:
         return BUNDLED / name_or_path
     text = str(name_or_path)
+    if not text:
+        raise ModelError(f"the name of the model is empty; give a folder or one of: {', '.join(names)}")
     folder = environment.expanded(name_or_path)
     try:
         is_folder, is_file, has_config = folder.is_dir(), folder.is_file(), (folder / CONFIG).is_file()
     except (OSError, ValueError):
         # A name that no file system can hold, such as one of 5,000 letters.
         is_folder = is_file = has_config = False
-    if text and is_folder and has_config:
+    if is_folder and has_config:
         if not (folder / checkpoint.MANIFEST).is_file():
             refuse_foreign(folder, MODEL)
         return folder
@@ -59,9 +61,9 @@ def find_model(name_or_path: str | Path) -> Path:
         except WeightsError as error:
             raise ModelError(f"{text} has not been fetched yet; run: opentar pull {text}") from error
     listed = ", ".join(names) or "(no model is bundled with this installation)"
-    if text and (is_folder or is_file) and (found := of_folder(folder) if is_folder else of_file(folder)):
+    if (is_folder or is_file) and (found := of_folder(folder) if is_folder else of_file(folder)):
         raise ModelError(f"{line(folder, found)}; a model is {listed}, or a folder that OpenTar wrote")
-    if text and is_folder:
+    if is_folder:
         raise ModelError(f"folder {shown(text)} has no {CONFIG}; give a model folder or one of: {listed}")
     if is_file:
         raise ModelError(f"{shown(text)} is a file; give the folder of a model or one of: {listed}")

@@ -1,10 +1,10 @@
 """`config.json` of a model folder: its parts, its defaults, and the limits of what a call may ask for."""
 
-import numbers
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from opentar.core.config import plain_number
 from opentar.core.errors import ConfigError, ModelError, nearest, shown
 
 PARTS = ("ta_tok", "language", "detok_diffusion", "detok_ar")
@@ -140,20 +140,12 @@ def is_part(name: str) -> bool:
 def check_range(name: str, value: object, low: float, high: float, whole: bool = False) -> Any:
     """`value` as a plain int (or float), where it is a number (a whole one) from `low` to `high`; else ConfigError.
 
-    Numbers of numpy are numbers; True and False are not.
+    Numbers of numpy and torch are numbers; True and False are not.
     """
     number = plain_number(value)
     kinds = (int,) if whole else (int, float)
     # Comparisons with NaN are false, so NaN is refused too.
     if isinstance(number, bool) or not isinstance(number, kinds) or not low <= number <= high:
-        raise ConfigError(f"{name} is {value!r}; it must be a {'whole ' if whole else ''}number from {low} to {high}")
+        told = number if isinstance(number, (bool, int, float)) else shown(value)
+        raise ConfigError(f"{name} is {told}; it must be a {'whole ' if whole else ''}number from {low} to {high}")
     return number
-
-
-def plain_number(value: object) -> object:
-    """A number of another library as Python's own; anything else as it is."""
-    if isinstance(value, (bool, int, float)):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    return float(value) if isinstance(value, numbers.Real) else value

@@ -23,31 +23,33 @@ def import_published(
     /,
     *,
     llm: Annotated[Path | None, Parameter(help="Folder of the language model.")] = None,
-    ta_tok: Annotated[Path | None, Parameter(help="The image tokenizer, ta_tok.pth.")] = None,
-    ar: Annotated[list[Path] | None, Parameter(help="An AR de-tokenizer, ar_dtok_*.pth; repeatable.")] = None,
-    vqgan: Annotated[Path | None, Parameter(help="The VQGAN of the AR de-tokenizers, vq_ds16_t2i.pt.")] = None,
+    ta_tok: Annotated[Path | None, Parameter(help="Image tokenizer, ta_tok.pth.")] = None,
+    ar: Annotated[list[Path] | None, Parameter(help="AR de-tokenizer, ar_dtok_*.pth; repeatable.")] = None,
+    vqgan: Annotated[Path | None, Parameter(help="VQGAN of the AR de-tokenizers, vq_ds16_t2i.pt.")] = None,
     sana: Annotated[list[Path] | None, Parameter(help="Folder of a diffusion de-tokenizer; repeatable.")] = None,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"], help="New model folder.")] = None,
-    add: Annotated[Path | None, Parameter(help="Model folder to add the de-tokenizers to, in place of --out.")] = None,
-    name: Annotated[str | None, Parameter(help="How the model calls itself; default: the name of --llm.")] = None,
+    add: Annotated[
+        Path | None, Parameter(help="Existing model folder to add de-tokenizers to, in place of --out.")
+    ] = None,
+    name: Annotated[str | None, Parameter(help="Name of the model. Default: the name of the --llm folder.")] = None,
     dtype: Annotated[
-        Literal["keep", "bf16", "fp32"], Parameter(help="How numbers are stored: as they are, or converted.")
+        Literal["keep", "bf16", "fp32"], Parameter(help="Type to store weights in; keep leaves them as they are.")
     ] = "keep",
-    dry_run: Annotated[bool, Parameter(help="Read and check everything, write nothing.")] = False,
+    dry_run: Annotated[bool, Parameter(help="Read and check everything; write nothing.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Make a model folder of the published files of Tar, or add de-tokenizers to one."""
+    """Make a model folder from the published files of Tar, or add de-tokenizers to one."""
     output = Output(json)
     if kind not in IMPORTABLE:
         raise ConfigError(
             f"{shown(kind)} cannot be imported; there is: {', '.join(IMPORTABLE)}.{nearest(kind, IMPORTABLE)}"
         )
     if (out is None) == (add is None):
-        raise ConfigError("name one folder: --out for a new model, or --add for one that gets more de-tokenizers")
+        raise ConfigError("give either --out for a new model, or --add for a model to add de-tokenizers to")
     extras: dict[str, Any] = {"ar": ar or (), "vqgan": vqgan, "sana": sana or (), "dtype": dtype, "dry_run": dry_run}
     if add is not None:
         if llm is not None or ta_tok is not None or name is not None:
-            raise ConfigError("--llm, --ta-tok and --name make a new model; with --add leave them out")
+            raise ConfigError("--llm, --ta-tok and --name are for a new model; leave them out with --add")
     elif llm is None or ta_tok is None:
         raise ConfigError("a new model needs --llm (a folder) and --ta-tok (a file)")
     if out is not None:
@@ -65,20 +67,20 @@ def import_published(
 
 
 def pull(
-    name: Annotated[str, Parameter(help="A published model, such as csuhan/Tar-1.5B.")],
+    name: Annotated[str, Parameter(help="Name of a published model, such as csuhan/Tar-1.5B.")],
     /,
     *,
     with_: Annotated[
-        list[str] | None, Parameter(name="--with", help="One more de-tokenizer, such as sana_512; repeatable.")
+        list[str] | None, Parameter(name="--with", help="Further de-tokenizer, such as sana_512; repeatable.")
     ] = None,
     revision: Annotated[
         list[str] | None,
         Parameter(help="Branch, tag or commit of the model, or REPOSITORY=REVISION of another part; repeatable."),
     ] = None,
-    dry_run: Annotated[bool, Parameter(help="Say what would be fetched, fetch nothing.")] = False,
+    dry_run: Annotated[bool, Parameter(help="Print what would be fetched; fetch nothing.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Fetch a published model from the hub and import it into the cache; what is there already is kept."""
+    """Fetch a published model from the hub and import it into the cache. Files that are already there are kept."""
     output = Output(json)
     from opentar.checkpoints.hub import catalogue
     from opentar.checkpoints.hub import pull as hub

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from opentar.checkpoints.settings import MAX_SEED, check_range
 from opentar.commands import options
 from opentar.commands.draw import tell
-from opentar.commands.files import check_one_stdin, open_source, picture_source
+from opentar.commands.files import check_one_stdin, check_quotes, open_source, picture_source
 from opentar.commands.model import load
 from opentar.commands.output import Output
 from opentar.commands.saving import picture_places, save
@@ -30,17 +30,18 @@ _MAX_LINE_BYTES = 100_000
 
 
 def chat(
-    *images: Annotated[str, Parameter(help="Pictures to begin with, shown together; none: begin by drawing.")],
+    *images: Annotated[str, Parameter(help="Pictures to start with, shown together.")],
     seed: options.Seed = 0,
     model: options.Model = "nano",
     device: options.Device = None,
     dtype: options.Dtype = None,
 ) -> None:
-    """Ask and draw in a loop: the model is loaded once. A line is a question about the picture; /help says the rest."""
+    """Ask about pictures and draw them in a loop; the model is loaded once. /help lists the commands."""
     output = Output()
     if "-" in images:
-        raise ImageError("questions come from stdin here, so a picture cannot; name picture files")
+        raise ImageError("a picture cannot come from stdin here, where the questions come from; name picture files")
     check_range("seed", seed, 0, MAX_SEED, whole=True)
+    check_quotes(images)
     with output.working():
         pictures = [open_source(picture_source(name)) for name in images]
         tar = load(model, device, dtype)
@@ -60,7 +61,7 @@ class _Talk:
             "draw": self.draw,
             "open": self.open,
             "seed": self.set_seed,
-            "help": lambda _: output.line(_HELP),
+            "help": lambda _: output.lines(_HELP),
         }
 
     def turn(self, line: str) -> bool:
@@ -76,16 +77,16 @@ class _Talk:
         if name not in self.commands:
             names = ("quit", *self.commands)
             listed = ", ".join(f"/{one}" for one in (*self.commands, "quit"))
-            raise PromptError(f"{shown('/' + name)} is unknown; there are {listed}.{nearest(name, names)}")
+            raise PromptError(f"{shown('/' + name)} is unknown; the commands are {listed}.{nearest(name, names)}")
         self.commands[name](rest.strip())
         return False
 
     def ask(self, question: str) -> None:
         if not self.pictures:
-            raise ImageError("there is no picture yet; /draw PROMPT draws one, /open FILE takes one")
+            raise ImageError("there is no picture yet; draw one with /draw PROMPT or open one with /open FILE")
         with self.output.working():
             answer = self.tar.ask(self.pictures, question)
-        self.output.line(answer)
+        self.output.lines(answer)
 
     def draw(self, prompt: str) -> None:
         if not prompt:
@@ -107,7 +108,7 @@ class _Talk:
 
     def set_seed(self, text: str) -> None:
         if not text.isdecimal():
-            raise ConfigError(f"/seed {shown(text)} is no whole number; give one from 0, as in /seed 7")
+            raise ConfigError(f"/seed {shown(text)} is not a whole number; give one from 0, as in /seed 7")
         check_range("seed", int(text), 0, MAX_SEED, whole=True)
         self.seed = int(text)
 

@@ -17,22 +17,22 @@ Split = Literal["train", "val", "test"]
 def sheet(
     *,
     out: options.Out = None,
-    split: Annotated[Split, Parameter(help="Which combinations of the fixed split.")] = "train",
-    styles: Annotated[Split, Parameter(help="Whose drawing styles: val and test are never trained on.")] = "train",
+    split: Annotated[Split, Parameter(help="Split to take combinations from.")] = "train",
+    styles: Annotated[Split, Parameter(help="Drawing styles; val and test are held out of training.")] = "train",
     count: Annotated[int, Parameter(name=["-n", "--count"], help="Scenes on the sheet.")] = 48,
-    columns: Annotated[int, Parameter(help="Scenes in a row.")] = 8,
+    columns: Annotated[int, Parameter(help="Scenes per row.")] = 8,
     seed: Annotated[int, Parameter(help="Seed of the scenes.")] = 0,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> int:
-    """Draw a contact sheet of scenes of the nano world with their captions.
+    """Draw a contact sheet of nano-world scenes with their captions.
 
     Without --out the sheet is opentar-sheet.png, or the next free opentar-sheet-2.png, ...
     """
     output = Output(json)
     for name, value in (("count", count), ("columns", columns)):
         if not 1 <= value <= _MOST:
-            raise ConfigError(f"{name} is {value}; it must be 1 to {_MOST}")
+            raise ConfigError(f"{name} is {value}; it must be from 1 to {_MOST}")
     if seed < 0:
         raise ConfigError(f"seed is {seed}; it must be 0 or more")
     if out == HYPHEN:

@@ -32,18 +32,20 @@ Temperature = Annotated[float | None, Parameter(help="0 takes the likeliest code
 
 
 def generate(
-    prompt: Annotated[str | None, Parameter(help="What to draw, in English or Chinese; - reads it from stdin.")] = None,
+    prompt: Annotated[
+        str | None, Parameter(help="What to draw, in English or Chinese, in quotes; - reads stdin.")
+    ] = None,
     /,
     *,
     prompts: Annotated[
-        str | None, Parameter(help="File with one prompt a line, in place of PROMPT; - reads it from stdin.")
+        str | None, Parameter(help="Text file with one prompt per line, in place of PROMPT; - reads stdin.")
     ] = None,
     out: options.Out = None,
     model: options.Model = "nano",
     detok: options.Detok = None,
     scale: options.Scale = None,
     seed: options.Seed = 0,
-    n: Annotated[int, Parameter(name=["-n", "--count"], help="Pictures of each prompt: out-0.png, out-1.png, ...")] = 1,
+    n: Annotated[int, Parameter(name=["-n", "--count"], help="Pictures per prompt: out-0.png, out-1.png, ...")] = 1,
     guidance: Guidance = None,
     temperature: Temperature = None,
     detok_guidance: DetokGuidance = None,
@@ -101,7 +103,7 @@ def _texts(prompt: str | None, prompts: str | None, n: int) -> list[str]:
     count = len(texts) * n
     if count > _MOST_PICTURES:
         raise ConfigError(
-            f"{len(texts)} prompts and n {n} make {count} pictures; draw at most {_MOST_PICTURES} at once"
+            f"{len(texts)} prompts with n {n} make {count} pictures; draw at most {_MOST_PICTURES} at once"
         )
     return texts
 
@@ -155,7 +157,7 @@ def tell(output: Output, image: "Image", told: Mapping[str, Any]) -> None:
 
 
 def reconstruct(
-    image: Annotated[str, Parameter(help="Picture to read; - reads it from stdin.")],
+    image: Annotated[str, Parameter(help="Picture to read; - reads stdin.")],
     /,
     *,
     out: options.Out = None,

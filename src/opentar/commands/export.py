@@ -11,13 +11,13 @@ from opentar.commands.output import Output
 
 
 def qwen2(
-    model: Annotated[str, Parameter(help="A bundled model's name, a model folder or a language folder.")] = "nano",
+    model: Annotated[str, Parameter(help="Name of a model, a model folder, or a language folder.")] = "nano",
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="New folder for the Qwen2 model.")],
     dtype: Annotated[
         Literal["bf16", "fp32"] | None,
-        Parameter(help="How numbers are stored. Default: bf16 where the model is stored so, else fp32."),
+        Parameter(help="Type to store weights in. Default: bf16 if the model is stored in it, else fp32."),
     ] = None,
     json: options.Json = False,
 ) -> None:

@@ -2,7 +2,9 @@
 
 import codecs
 import contextlib
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,13 +53,13 @@ def prompts_argument(source: str) -> list[str]:
     name = "stdin" if source == HYPHEN else shown(source)
     try:
         if source != HYPHEN and not Path(source).is_file():
-            raise PromptError(f"{name} is not a file of prompts; give a text file with one prompt a line, or -")
+            raise PromptError(f"{name} is not a file of prompts; give a text file with one prompt per line, or -")
         with contextlib.nullcontext(sys.stdin.buffer) if source == HYPHEN else open(source, "rb") as file:
             raw = file.read(_MAX_PROMPTS_BYTES + 1)
     except OSError as error:
         raise PromptError(f"{name} cannot be read ({error.strerror}); check the name and its permissions") from error
     except ValueError as error:
-        raise PromptError(f"{name} is not a file name; give a text file with one prompt a line") from error
+        raise PromptError(f"{name} is not a file name; give a text file with one prompt per line") from error
     if len(raw) > _MAX_PROMPTS_BYTES:
         raise PromptError(f"the prompts in {name} are longer than {_MAX_PROMPTS_BYTES >> 20} MiB; split the file")
     found = []
@@ -73,7 +75,7 @@ def prompts_argument(source: str) -> list[str]:
         if len(found) > _MAX_PROMPTS:
             raise PromptError(f"{name} holds more than {_MAX_PROMPTS} prompts; split the file")
     if not found:
-        raise PromptError(f"{name} holds no prompt; write one a line")
+        raise PromptError(f"{name} holds no prompt; write one per line")
     return found
 
 
@@ -104,13 +106,20 @@ def check_one_stdin(*arguments: str) -> None:
     """Raises ConfigError when more than one of the arguments is `-`."""
     times = arguments.count(HYPHEN)
     if times > 1:
-        raise ConfigError(f"'-' is given {times} times, but stdin can be read only once; give files or texts instead")
+        raise ConfigError(f"'-' is given {times} times, but stdin can be read only once; give files or texts")
+
+
+def check_quotes(names: Sequence[str]) -> None:
+    """Raises ImageError where the names are the pieces of one that has spaces and was given without quotes."""
+    whole = " ".join(names)
+    if len(names) > 1 and not os.path.exists(names[0]) and os.path.exists(whole):
+        raise ImageError(f"there is no picture {shown(names[0])}; quote the name: {whole!r}")
 
 
 def folder_argument(out: Path) -> Path:
     """`out` when a folder may stand there; nothing is made. Raises OutputError for a file, also in its path, or `-`."""
     if str(out) == HYPHEN or "\0" in str(out):
-        raise OutputError(f"{shown(out)} is no name for a folder; results of this command fill a folder: name one")
+        raise OutputError(f"{shown(out)} is not the name of a folder; give one: several files are written")
     try:
         found = next((place for place in (out, *out.parents) if place.exists()), None)
         file = found if found is not None and not found.is_dir() else None

@@ -18,20 +18,20 @@ def init(
     /,
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="New model folder.")],
-    random: Annotated[bool, Parameter(help="Fill it with random numbers: it will draw noise.")] = False,
-    dtype: Annotated[Literal["bf16", "fp32"], Parameter(help="How numbers are stored.")] = "bf16",
+    random: Annotated[bool, Parameter(help="Confirm that random weights are wanted; the model draws noise.")] = False,
+    dtype: Annotated[Literal["bf16", "fp32"], Parameter(help="Type to store weights in.")] = "bf16",
     parts: Annotated[
         list[str] | None,
-        Parameter(consume_multiple=True, help="Only these: language ta_tok detok_ar detok_diffusion."),
+        Parameter(consume_multiple=True, help="Make only these parts: language ta_tok detok_ar detok_diffusion."),
     ] = None,
-    seed: Annotated[int, Parameter(help="Seed of the numbers.")] = 0,
-    dry_run: Annotated[bool, Parameter(help="Say the sizes and what disk and memory it takes, write nothing.")] = False,
+    seed: Annotated[int, Parameter(help="Seed of the weights.")] = 0,
+    dry_run: Annotated[bool, Parameter(help="Print sizes and the disk and memory needed; write nothing.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Make a model of a published size with random weights. It says nonsense, but needs the memory of a real one."""
+    """Make a model of a published size with random weights, to measure a machine with."""
     output = Output(json)
     if not random:
-        raise ConfigError("only random weights are made here: add --random; trained ones come with pull or import")
+        raise ConfigError("add --random: init makes random weights only; use pull or import for trained ones")
     folder_argument(out)
     chosen = [name for text in parts or () for name in text.split(",")]
     with output.working(), output.progress() as progress:

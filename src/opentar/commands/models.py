@@ -15,7 +15,16 @@ from opentar.commands.output import Output
 from opentar.core import environment
 from opentar.core import folder as checkpoint
 from opentar.core.disk import human_bytes
-from opentar.core.errors import ConfigError, ModelError, OpenTarError, OutputError, WeightsError, nearest, shown
+from opentar.core.errors import (
+    ConfigError,
+    ModelError,
+    OpenTarError,
+    OutputError,
+    WeightsError,
+    nearest,
+    printable_line,
+    shown,
+)
 
 _REMOVING = ".removing"
 _CARD = "README.md"
@@ -35,10 +44,10 @@ def list_models(*, json: options.Json = False) -> None:
 
 
 def remove(
-    name: Annotated[str, Parameter(help="A fetched model, as `opentar list` calls it.")],
+    name: Annotated[str, Parameter(help="Name of a fetched model, as `opentar list` prints it.")],
     /,
     *,
-    yes: Annotated[bool, Parameter(name=["--yes", "-y"], help="Do not ask.")] = False,
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"], help="Do not ask for confirmation.")] = False,
     json: options.Json = False,
 ) -> None:
     """Remove a fetched model from the cache folder. Bundled models and folders elsewhere are never touched."""
@@ -126,7 +135,7 @@ def _check_own(folder: Path) -> None:
     except WeightsError:
         found = folder
     if not any((found / name).is_file() for name in (checkpoint.CONFIG, checkpoint.MANIFEST)):
-        raise ModelError(f"{shown(folder)} holds no model; look into it, and delete it by hand")
+        raise ModelError(f"{shown(folder)} holds no model; check what it is and delete it by hand")
     try:
         own = {*checkpoint.saved_files(found), _CARD}
     except WeightsError:
@@ -142,8 +151,8 @@ def _check_own(folder: Path) -> None:
 
 def _confirmed(output: Output, question: str) -> bool:
     if output.json or sys.stdin is None or not sys.stdin.isatty():
-        raise ConfigError(f"{question} Nobody can be asked here; add --yes")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+        raise ConfigError(f"{question} There is no terminal to ask at; add --yes")
+    print(f"{printable_line(question)} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -164,4 +173,4 @@ def _remove(folder: Path) -> None:
                 break
         shutil.rmtree(gone)
     except OSError as error:
-        raise OutputError(f"cannot remove {shown(folder)}: {error.strerror or error}; look at its rights") from error
+        raise OutputError(f"cannot remove {shown(folder)}: {error.strerror or error}; check its permissions") from error

@@ -8,30 +8,32 @@ from cyclopts import Parameter
 # process can hold this text. Commands are given the hyphen again.
 STDIN = "\0stdin"
 HYPHEN = "-"
+EMPTY = "\0empty"
+"""Stands for an empty argument meanwhile: `Path("")` is the current folder, which nobody meant by `--out ""`."""
 
-Json = Annotated[bool, Parameter(name="--json", help="Print one JSON object on stdout and nothing else there.")]
-Model = Annotated[str, Parameter(name=["--model", "-m"], help="A bundled model's name or a model folder.")]
+Json = Annotated[bool, Parameter(name="--json", help="Print one JSON object to stdout and nothing else.")]
+Model = Annotated[str, Parameter(name=["--model", "-m"], help="Name of a bundled or fetched model, or a model folder.")]
 Out = Annotated[str | None, Parameter(name=["--out", "-o"], help="Picture to write: .png, .jpg, .webp or .avif.")]
-Overwrite = Annotated[bool, Parameter(help="Replace output files that exist.")]
+Overwrite = Annotated[bool, Parameter(help="Overwrite existing files.")]
 Scale = Annotated[
-    int | None, Parameter(help="Grid of codes: 0 is the finest, 2 the coarsest. Default: the model's own choice.")
+    int | None, Parameter(help="Grid of codes, from 0 (finest) to 2 (coarsest). Default: the model's own.")
 ]
 Frame = Annotated[
-    int | None, Parameter(help="Frame of an animation or page of a file to read, from 0. Default: the first.")
+    int | None, Parameter(help="Frame of an animation, or page of a file, counted from 0. Default: the first.")
 ]
 Fit = Annotated[
     Literal["squash", "letterbox"] | None,
-    Parameter(help="How a picture that is not square is read. Default: the model's own choice, nearly always squash."),
+    Parameter(help="How to make a picture square: squash it, or pad it (letterbox). Default: the model's own."),
 ]
 Detok = Annotated[
     str | None,
     Parameter(help="De-tokenizer: diffusion, ar, or another size such as ar_512. Default: the model's choice."),
 ]
-Seed = Annotated[int, Parameter(help="Seed of the first picture; the next ones count up from it.")]
-Device = Annotated[str | None, Parameter(help="cpu, cuda, mps; default: the best there is.")]
+Seed = Annotated[int, Parameter(help="Seed of the first picture; each further picture adds 1.")]
+Device = Annotated[str | None, Parameter(help="cpu, cuda or mps. Default: the best available.")]
 Dtype = Annotated[
     str | None,
     Parameter(
-        help="float32, bfloat16, or float16 on cuda and mps; default: as the model is stored, if the device can."
+        help="Type to compute in: float32, bfloat16, float16 (cuda and mps). Default: the stored type, if supported."
     ),
 ]

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 import time
 import warnings
@@ -10,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from opentar.core.errors import UnsavedError, printable
+from opentar.commands.streams import leave
+from opentar.core.errors import UnsavedError, printable, printable_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,14 +40,19 @@ class Output:
         self._bars: Progress | None = None
 
     def line(self, text: str = "") -> None:
-        """Print a line of the result for people; silent with JSON."""
+        """Print a line of the result for people, in one line whatever it holds; silent with JSON."""
+        if not self.json:
+            self._print(printable_line(text))
+
+    def lines(self, text: str) -> None:
+        """Print a result that may have several lines, as an answer may; silent with JSON."""
         if not self.json:
             self._print(printable(text))
 
-    def note(self, text: str) -> None:
-        """Print a remark that is not the result, on stderr. One that cannot be printed stops no work."""
+    def note(self, text: str, *, several: bool = False) -> None:
+        """Print a remark on stderr, in one line unless `several` are meant. One that is refused stops no work."""
         with self._without_bars(), contextlib.suppress(OSError):
-            print(printable(text), file=self.stderr, flush=True)
+            print(printable(text) if several else printable_line(text), file=self.stderr, flush=True)
 
     def write(self, content: bytes) -> str:
         """Write the bytes of a result to stdout as they are; returns why that failed, or an empty string."""
@@ -82,11 +87,11 @@ class Output:
             readable = (self.stdout.encoding or "").lower().replace("-", "") == "utf8"
             self._print(json.dumps(values, ensure_ascii=not readable, default=str))
         if self._refused:
-            raise UnsavedError(f"stdout cannot be written ({self._refused}); what it refused stands above, on stderr")
+            raise UnsavedError(f"stdout cannot be written ({self._refused}); the result was printed to stderr instead")
 
     def _print(self, text: str) -> None:
         if self._refused:
-            return self.note(text)
+            return self.note(text, several=True)
         with self._without_bars():
             try:
                 print(text, file=self.stdout, flush=True)
@@ -95,13 +100,11 @@ class Output:
                 raise
             except OSError as error:
                 self._leave_stdout(error)
-                self.note(text)
+                self.note(text, several=True)
 
     def _leave_stdout(self, error: OSError) -> None:
         self._refused = error.strerror or "it failed"
-        # What its buffer may still hold, or anybody prints there later, goes nowhere instead of failing again.
-        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), self.stdout.fileno())
+        leave(self.stdout)
 
     @contextlib.contextmanager
     def _without_bars(self) -> Iterator[None]:

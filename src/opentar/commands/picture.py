@@ -21,13 +21,8 @@ def picture_info(output: Output, name: str) -> None:
     output.line(f"{name}  ({facts.kind}, {facts.width} x {facts.height})")
     width = max([len(key) for key in facts.metadata], default=0)
     for key, text in facts.metadata.items():
-        output.line(f"{_one_line(key):<{width}}  {_one_line(text)}")
+        output.line(f"{key:<{width}}  {text}")
     if not facts.metadata:
         output.line("says nothing of its making")
     told = {"path": name, "format": facts.kind, "width": facts.width, "height": facts.height}
     output.result(told | {"settings": facts.metadata})
-
-
-def _one_line(text: str) -> str:
-    """A text of anybody's as it may stand in a terminal: control characters escaped."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

@@ -1,5 +1,6 @@
 """`opentar ask`, `describe` and `tokens`: commands that read pictures."""
 
+import io
 import os
 import time
 from collections.abc import Sequence
@@ -9,19 +10,21 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from opentar.commands import options
-from opentar.commands.files import check_one_stdin, open_source, picture_source, text_argument
+from opentar.commands.files import check_one_stdin, check_quotes, open_source, picture_source, text_argument
 from opentar.commands.model import load
 from opentar.commands.options import HYPHEN
 from opentar.commands.output import Output
 from opentar.core import environment
-from opentar.core.errors import ImageError, PromptError, printable, shown
+from opentar.core.errors import ImageError, PromptError, printable_line, shown
 from opentar.language.known_words import has_words
 
-Picture = Annotated[str, Parameter(help="Picture to read: PNG, JPEG, WebP, ...; - reads it from stdin.")]
-Also = Annotated[list[str] | None, Parameter(name="--also", help="One more picture, shown after it; repeatable.")]
+Picture = Annotated[str, Parameter(help="Picture to read: PNG, JPEG, WebP, ...; - reads stdin.")]
+Also = Annotated[
+    list[str] | None, Parameter(name="--also", help="Another picture to show together with the first; repeatable.")
+]
 Scales = Annotated[
     list[int] | None,
-    Parameter(name="--scale", help="Grid of codes, 0 (finest) to 2; given several times, one for each picture."),
+    Parameter(name="--scale", help="Grid of codes, from 0 (finest) to 2 (coarsest); repeat for one per picture."),
 ]
 
 
@@ -29,10 +32,10 @@ def ask(
     image: Picture,
     /,
     *more: Annotated[
-        str, Parameter(help="Further pictures, each asked about alone, and last the question; - reads it from stdin.")
+        str, Parameter(help="More pictures, each asked about on its own, then the question in quotes; - reads stdin.")
     ],
     questions: Annotated[
-        str | None, Parameter(help="Text file with a question a line, in place of the question; - is stdin.")
+        str | None, Parameter(help="Text file with one question per line, in place of the question; - reads stdin.")
     ] = None,
     also: Also = None,
     scale: Scales = None,
@@ -43,7 +46,7 @@ def ask(
     dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> None:
-    """Answer a question about a picture, or many questions about several, in one start."""
+    """Answer one or more questions about one or more pictures."""
     output = Output(json)
     if questions is None and not more:
         raise PromptError("no question was given; write it after the picture, or give --questions FILE")
@@ -70,7 +73,8 @@ def ask(
             seconds = round(time.perf_counter() - started, 3)
         for question, answer in zip(asked, answers, strict=True):
             before = [f"{name}:"] * (len(names) > 1) + [question] * (len(asked) > 1)
-            output.line(" ".join([*before, answer]))
+            # Alone, an answer may have several lines; in a list each has one.
+            (output.line if before else output.lines)(" ".join([*before, answer]))
             results.append({"image": name, "question": question, "answer": answer, "seconds": seconds})
     shared = {"also": also} if also else {}
     output.result(results[0] | shared if single else {"answers": results, **shared})
@@ -99,7 +103,7 @@ def _question_lines(name: str) -> list[str]:
         if not has_words(line):
             raise PromptError(f"line {number} of the questions is {shown(line)}, which holds no word; write a question")
     if not asked:
-        raise PromptError(f"there is no question in {shown(name)}; write one a line")
+        raise PromptError(f"there is no question in {shown(name)}; write one per line")
     return list(asked.values())
 
 
@@ -118,6 +122,7 @@ def describe(
     if not images:
         raise ImageError("no picture was given; name one or more picture files")
     check_one_stdin(*images)
+    check_quotes(images)
     results = []
     with output.working():
         # All pictures are opened first: a bad last one is told before any time is spent. None is kept, because one
@@ -131,7 +136,10 @@ def describe(
             started = time.perf_counter()
             text = tar.describe(open_source(source, frame or 0), scale=scale, fit=fit)
             seconds = time.perf_counter() - started
-        output.line(text if len(images) == 1 else f"{name}: {text}")
+        if len(images) == 1:
+            output.lines(text)
+        else:
+            output.line(f"{name}: {text}")
         results.append({"image": name, "description": text, "seconds": round(seconds, 3)})
     output.result({"descriptions": results})
 
@@ -143,7 +151,7 @@ def tokens(
     scale: options.Scale = None,
     frame: options.Frame = None,
     fit: options.Fit = None,
-    words: Annotated[int, Parameter(help="Words per code: its own and its nearest neighbours'; 0 for none.")] = 1,
+    words: Annotated[int, Parameter(help="Words per code, nearest first, 0 to 20.")] = 1,
     model: options.Model = "nano",
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -163,13 +171,15 @@ def tokens(
 
         table = Table(show_header=False, box=box.SIMPLE, padding=(0, 1, 0, 0))
         for codes, names in zip(grid.codes, grid.words, strict=True):
-            cells = ("\n".join([str(code), *texts]) for code, texts in zip(codes, names, strict=True))
+            # Cleaned here, because the width of a column is measured here.
+            cells = (
+                "\n".join([str(code), *map(printable_line, texts)]) for code, texts in zip(codes, names, strict=True)
+            )
             # Text, because a word such as "[b]" must not be read as markup.
-            table.add_row(*(Text(printable(cell)) for cell in cells))
+            table.add_row(*(Text(cell) for cell in cells))
         terminal = output.stdout.isatty()
         # In a pipe the grid must not be folded to 80 columns: nobody looks at it there, tools cut it.
-        console = Console(file=output.stdout, width=None if terminal else 4096, highlight=False)
-        with console.capture() as printed:
-            console.print(table)
-        output.line(printed.get().removesuffix("\n"))
+        page = io.StringIO()
+        Console(file=page, width=None if terminal else 4096, highlight=False).print(table)
+        output.lines(page.getvalue().removesuffix("\n"))
     output.result({"image": image, "scale": grid.scale.index, "codes": grid.codes, "words": grid.words})

@@ -51,7 +51,9 @@ def picture_places(out: str | None, count: int, stem: str, *, overwrite: bool, s
     from opentar.core.picture_files import free_name
 
     if out == HYPHEN:
-        raise OutputError("'-' is no picture file, and this command sends no picture to stdout; name a file")
+        raise OutputError("this command cannot write a picture to stdout; name a file")
+    if out == "":
+        raise OutputError("the name of the picture is empty; name a file like 'picture.png'")
     several = several or count > 1
     given = None if out is None else environment.expanded(out)
     if given is not None and not (several and _is_folder(given)):
@@ -93,13 +95,11 @@ def stdout_place(output: Output, count: int = 1) -> list[Place]:
         OutputError: stdout is a terminal, JSON goes there already, or there are several pictures.
     """
     if output.json:
-        raise OutputError("-o - sends the picture to stdout, where --json prints; give one of the two")
+        raise OutputError("-o - and --json both write to stdout; give only one of them")
     if count != 1:
-        raise OutputError(f"-o - sends one picture to stdout, not {count}; name a file for several")
+        raise OutputError(f"-o - writes a single picture to stdout, not {count}; name a file")
     if output.stdout.isatty():
-        raise OutputError(
-            "-o - sends the bytes of a picture to stdout, and that is a terminal; send them on: -o - > picture.png"
-        )
+        raise OutputError("-o - writes picture data to stdout, which is a terminal; redirect it: -o - > picture.png")
     return [STDOUT]
 
 

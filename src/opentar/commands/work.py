@@ -18,16 +18,16 @@ _TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "I8": "int8", 
 
 
 def info(
-    model: Annotated[str, Parameter(help="A bundled model's name, a model folder, or a picture file.")] = "nano",
+    model: Annotated[str, Parameter(help="Name of a model, a model folder, or a picture file.")] = "nano",
     /,
     *,
     verify: Annotated[
         bool, Parameter(name="--verify", negative="--no-verify", help="Compare every file with the manifest.")
     ] = True,
-    words: Annotated[bool, Parameter(help="List the words that the model knows instead, in groups.")] = False,
+    words: Annotated[bool, Parameter(help="List the words that the model knows instead.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Say what a model is made of, its licence and its data; or what a picture says of its making.
+    """Show the parts, licence and data of a model; or the settings stored in a picture.
 
     No tensor is loaded; every file of a model is compared with its manifest.
     """
@@ -106,12 +106,14 @@ def train(
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="Folder of the run; an existing one is resumed.")],
     stage: Annotated[
-        list[str] | None, Parameter(name="--stage", consume_multiple=True, help="Only these stages, in order.")
+        list[str] | None, Parameter(name="--stage", consume_multiple=True, help="Run only these stages, in this order.")
     ] = None,
-    recipe: Annotated[str, Parameter(help="Sizes and lengths: a recipe's name.")] = "nano",
-    jobs: Annotated[int | None, Parameter(help="Stages at a time; default: one a core, at most two.")] = None,
+    recipe: Annotated[str, Parameter(help="Name of the recipe: nano or smoke.")] = "nano",
+    jobs: Annotated[
+        int | None, Parameter(help="Stages to run in parallel. Default: one per core, at most two.")
+    ] = None,
     gates: Annotated[
-        bool, Parameter(name="--gates", negative="--no-gates", help="Stop where a stage misses its score.")
+        bool, Parameter(name="--gates", negative="--no-gates", help="Stop when a stage misses its score.")
     ] = True,
     quiet: Annotated[bool, Parameter(help="Print no progress.")] = False,
     json: options.Json = False,
@@ -134,23 +136,23 @@ def train(
 
 
 def evaluate(
-    model: Annotated[str, Parameter(help="A bundled model's name or a model folder.")] = "nano",
+    model: Annotated[str, Parameter(help="Name of a bundled or fetched model, or a model folder.")] = "nano",
     /,
     *,
-    limit: Annotated[int | None, Parameter(help="Drawing prompts, spread evenly; default: all 600.")] = None,
+    limit: Annotated[int | None, Parameter(help="Number of drawing prompts, spread evenly. Default: all 600.")] = None,
     out: Annotated[
         Path | None, Parameter(name=["--out", "-o"], help="New folder for the report, the sheets and the drawings.")
     ] = None,
-    samples: Annotated[int, Parameter(help="Drawings of each prompt.")] = 1,
-    links: Annotated[bool, Parameter(negative="--no-links", help="Also score each part on its own.")] = True,
+    samples: Annotated[int, Parameter(help="Drawings per prompt.")] = 1,
+    links: Annotated[bool, Parameter(negative="--no-links", help="Also evaluate each part on its own.")] = True,
     detok: options.Detok = None,
     scale: options.Scale = None,
-    seed: options.Seed = 0,
+    seed: Annotated[int, Parameter(help="Seed of every drawing.")] = 0,
     device: options.Device = None,
     dtype: options.Dtype = None,
     json: options.Json = False,
 ) -> int:
-    """Measure a model: draw the GenEval-like prompts, read the POPE-like questions, judge, and print a table."""
+    """Evaluate a model: draw the GenEval-like prompts, answer the POPE-like questions, judge, and print a table."""
     output = Output(json)
     if out is not None:
         folder_argument(out)
@@ -172,6 +174,6 @@ def evaluate(
                 progress=progress,
             )
     if not json:
-        output.line(markdown(scores))
+        output.lines(markdown(scores))
     output.result(flatten(scores))
     return 1 if "report_error" in scores["meta"] else 0

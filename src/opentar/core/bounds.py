@@ -94,6 +94,6 @@ def bounded_by(numbers: Collection[int], where: str) -> Iterator[None]:
         yield
     except (RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError) as error:
         reason = str(error).split("\n")[0][:160]
-        raise WeightsError(f"nothing can be built of the config of {where} ({reason}); get the folder again") from error
+        raise WeightsError(f"the config of {where} cannot be built ({reason}); get the folder again") from error
     finally:
         handle.remove()

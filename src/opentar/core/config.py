@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
+import operator
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -51,6 +53,16 @@ def from_dict(cls: type[ConfigT], mapping: Mapping[str, Any], where: str = "conf
         raise ConfigError(f"{where}: {error}") from error
 
 
+def plain_number(value: Any) -> Any:
+    """A number of another library (numpy, torch) as Python's own; bools, and what is no number, as they are."""
+    if isinstance(value, (bool, int, float)) or "bool" in str(getattr(value, "dtype", "")):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return float(value) if isinstance(value, numbers.Real) else value
+
+
 def to_dict(obj: Any) -> dict[str, Any]:
     """The plain mapping of a config dataclass; `from_dict(type(obj), to_dict(obj)) == obj` and JSON can hold it."""
     assert dataclasses.is_dataclass(obj), obj
@@ -92,7 +104,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
 
 def _scalar(kind: Any, value: Any, where: str) -> Any:
     if (isinstance(value, int) and abs(value) >= 2**63) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ConfigError(f"{where} is {shown(value)}; numbers are finite, and whole ones have at most 18 digits")
+        raise ConfigError(f"{where} is {shown(value)}; numbers must be finite, with at most 18 digits if whole")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is Path and isinstance(value, str):

@@ -24,7 +24,7 @@ def resolve_device(name: str | None = None) -> torch.device:
         allowed = "auto, cpu, cuda, cuda:N or mps"
         raise ConfigError(f"device {shown(wanted)} is unknown; use {allowed}.{nearest(kind, _KINDS)}")
     if not _present(kind, int(index or 0)):
-        raise ConfigError(f"device {shown(wanted)} is not on this machine; use 'cpu' or leave the device out")
+        raise ConfigError(f"device {shown(wanted)} is not available on this machine; use 'cpu' or leave the device out")
     return torch.device(kind, int(index)) if index else torch.device(kind)
 
 

@@ -14,7 +14,7 @@ def free_bytes(folder: Path) -> int:
     try:
         return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
     except (OSError, ValueError, StopIteration) as error:
-        raise OutputError(f"cannot ask for the room at {shown(folder)} ({error}); choose another folder") from error
+        raise OutputError(f"cannot read the free space at {shown(folder)} ({error}); choose another folder") from error
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -23,7 +23,7 @@ def check_room(folder: Path, needed: int) -> None:
     if free < needed:
         raise OutputError(
             f"{shown(folder)} needs {human_bytes(needed)} and its disk has {human_bytes(free)} free; "
-            "free the disk or choose another one"
+            "free some space or choose another disk"
         )
 
 

@@ -50,8 +50,7 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise ConfigError(
-            f"{shown(path)} needs a home folder and this user has none; set HOME, or OPENTAR_CACHE to a folder that "
-            "you may write to"
+            f"{shown(path)} needs a home folder and this user has none; set HOME, or OPENTAR_CACHE to a writable folder"
         ) from error
 
 

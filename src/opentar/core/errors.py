@@ -6,10 +6,14 @@ turned into a bare line by the command line.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
 _SHOWN_CHARACTERS = 120
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_NOT_SHOWN = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of Unicode: control characters, halves of pairs, and what ends a line or a paragraph."""
 _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Marks that turn the direction of writing: a name with one reads as another name."""
 
@@ -59,6 +63,8 @@ def shown(value: object) -> str:
     # Cut in the middle: the end of a path is the name that the user needs.
     head, tail = text[: _SHOWN_CHARACTERS // 3], text[-2 * _SHOWN_CHARACTERS // 3 :]
     short = text if len(text) <= _SHOWN_CHARACTERS else f"{head}...{tail}"
+    # The address of an object means nothing to a user and differs each time.
+    short = _ADDRESS.sub("", short)
     # ascii() would hide Chinese; repr() keeps it and escapes newlines, ESC and NUL, so a name cannot forge a log line.
     return repr(short)
 
@@ -66,14 +72,19 @@ def shown(value: object) -> str:
 def printable(text: str) -> str:
     """`text` as a terminal may be given it: control characters and marks that turn the direction of writing escaped.
 
-    Names, licences and answers of models, file names and texts of hubs are somebody else's: an ESC in them would move
-    the cursor or change the title of the window. Line ends and tabs stay.
+    Names, licences and answers of models, file names and texts of hubs come from others: an ESC in them would move the
+    cursor or change the title of the window. Line ends and tabs stay.
     """
     return "".join(character if _is_plain(character) else _escaped(character) for character in text)
 
 
+def printable_line(text: str) -> str:
+    """As `printable`, in one line: a name with a line end in it cannot pass for a line of ours."""
+    return printable(text).replace("\n", "\\n")
+
+
 def _is_plain(character: str) -> bool:
-    return character in "\n\t" or (unicodedata.category(character) not in ("Cc", "Cs") and character not in _DIRECTIONS)
+    return character in "\n\t" or (unicodedata.category(character) not in _NOT_SHOWN and character not in _DIRECTIONS)
 
 
 def _escaped(character: str) -> str:

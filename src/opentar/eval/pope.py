@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from opentar.core.errors import DataError
+from opentar.core.errors import DataError, shown
 
 SETTINGS = ("random", "popular", "adversarial")
 # The official parser compares whole words with exactly these spellings: "NO" and "nope" count as yes there.
@@ -56,7 +56,7 @@ def score(answers: Sequence[str], labels: Sequence[str]) -> PopeScores:
         )
     unknown = sorted(set(labels) - {"yes", "no"})
     if unknown:
-        raise DataError(f'label {unknown[0]!r} was given; POPE labels are "yes" or "no": check the question file')
+        raise DataError(f'label {shown(unknown[0])} was given; POPE labels are "yes" or "no": check the question file')
     counts = {(said, true): 0 for said in ("yes", "no") for true in ("yes", "no")}
     for answer, label in zip(answers, labels, strict=True):
         counts[parse_official(answer), label] += 1

@@ -17,7 +17,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from opentar.core.bounds import EPS, LAYERS, SIDE, SIZE, within
-from opentar.core.errors import ConfigError
+from opentar.core.errors import ConfigError, shown
 from opentar.image_to_tokens.encoder import ATTENTION, transformer_layer
 
 
@@ -57,9 +57,11 @@ class DecoderConfig:
         if self.hidden_size % self.heads:
             raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; change one")
         if self.attention not in ATTENTION:
-            raise ConfigError(f"attention is {self.attention!r}; choose one of {', '.join(ATTENTION)}")
+            raise ConfigError(f"attention is {shown(self.attention)}; choose one of {', '.join(ATTENTION)}")
         if self.activation not in ACT2FN:
-            raise ConfigError(f"activation is {self.activation!r}; choose one of transformers', such as relu or gelu")
+            raise ConfigError(
+                f"activation is {shown(self.activation)}; choose one of transformers', such as relu or gelu"
+            )
 
 
 class FeatureDecoder(nn.Module):

@@ -20,7 +20,7 @@ from transformers.activations import ACT2FN
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from opentar.core.bounds import EPS, LAYERS, SIDE, SIZE, Range, within
-from opentar.core.errors import ConfigError
+from opentar.core.errors import ConfigError, shown
 
 # Plain softmax(QK^T)V trains 1.3-1.6x faster than scaled_dot_product_attention at 36-144 tokens on a CPU
 # (the backward of the latter is slow there); at 729 tokens and without gradients sdpa needs far less memory.
@@ -74,10 +74,10 @@ class VisionConfig:
         choices = {"stem": ("patch", "conv"), "attention": tuple(ATTENTION), "norm": ("none", "group")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+                raise ConfigError(f"{name} is {shown(getattr(self, name))}; choose one of {', '.join(allowed)}")
         if self.activation not in ACT2FN:
             raise ConfigError(
-                f"activation is {self.activation!r}; choose one that transformers knows, such as relu or gelu"
+                f"activation is {shown(self.activation)}; choose one that transformers knows, such as relu or gelu"
             )
         if self.stem == "conv":
             self._check_stem()

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from opentar.core.bounds import SIZE, within
-from opentar.core.errors import ConfigError
+from opentar.core.errors import ConfigError, shown
 
 KINDS = ("text", "random", "learned", "learned_restart")
 _CHUNK_SCORES = 1 << 24
@@ -50,7 +50,7 @@ class QuantizerConfig:
     def __post_init__(self) -> None:
         within(self, SIZE, "codebook_size", "width", "row_width", "restart_after")
         if self.kind not in KINDS:
-            raise ConfigError(f"kind of codebook is {self.kind!r}; choose one of {', '.join(KINDS)}")
+            raise ConfigError(f"kind of codebook is {shown(self.kind)}; choose one of {', '.join(KINDS)}")
         if not self.projected and self.row_width != self.width:
             raise ConfigError(f"a {self.kind} codebook has no projection; set row_width to width ({self.width})")
         if self.codebook_weight < 0 or self.commitment_weight < 0:

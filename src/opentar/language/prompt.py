@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from opentar.core.errors import ConfigError, PromptError
+from opentar.core.errors import ConfigError, PromptError, shown
 from opentar.language.spelling import fold
 from opentar.language.tokenizer import END_OF_TEXT, TURN_END, TURN_START, TextTokenizer
 from opentar.vocab import Scale, Vocab
@@ -211,7 +211,7 @@ class _Writer:
     def turn(self, turn: Turn, last: bool) -> None:
         """One whole turn. Raises PromptError for an unknown role."""
         if turn.role not in ("system", "user", "assistant"):
-            raise PromptError(f"role {turn.role!r} does not exist; allowed are system, user and assistant")
+            raise PromptError(f"role {shown(turn.role)} does not exist; allowed are system, user and assistant")
         said = turn.role == "assistant"
         self.control(self.builder._open, said=False)
         self.words(f"{turn.role}\n")

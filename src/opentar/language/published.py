@@ -136,7 +136,9 @@ def _ties(data: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
 
 def _check_architecture(data: Mapping[str, Any], path: Path) -> None:
     if data.get("model_type") not in MODEL_TYPES:
-        raise WeightsError(f"{path}: model_type is {data.get('model_type')!r}; known are {' and '.join(MODEL_TYPES)}")
+        raise WeightsError(
+            f"{path}: model_type is {shown(data.get('model_type'))}; known are {' and '.join(MODEL_TYPES)}"
+        )
     rope = data.get("rope_parameters") or {}
     if not isinstance(rope, Mapping):
         raise WeightsError(f"{path}: rope_parameters is {shown(rope)}; a mapping is expected")

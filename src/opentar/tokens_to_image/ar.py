@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from opentar.core.bounds import EPS, LAYERS, SIZE, within
 from opentar.core.config import from_dict, to_dict
-from opentar.core.errors import ConfigError, ModelError
+from opentar.core.errors import ConfigError, ModelError, shown
 from opentar.core.folder import assemble, atomic_folder, load_part, save_part
 from opentar.nn.half import halve
 from opentar.nn.sampling import check_sampling, generators, guide, sample
@@ -358,6 +358,6 @@ class ARDetokenizer(nn.Module):
         folder = Path(folder)
         kind = read_settings(folder, "ar").get("canvas")
         if kind not in ("vqgan", "latent"):
-            raise ModelError(f"{folder} names the canvas {kind!r}; 'vqgan' and 'latent' are known")
+            raise ModelError(f"{folder} names the canvas {shown(kind)}; 'vqgan' and 'latent' are known")
         canvas = (VQGAN if kind == "vqgan" else LatentVQ).from_folder(folder / "canvas")
         return cls(ARTransformer.from_folder(folder / "transformer", dtype), canvas)

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from opentar.core.errors import printable_line
+
 
 class Logger:
     """Writes rows of numbers of one stage; tensorboard is used where it is installed."""
@@ -30,7 +32,7 @@ class Logger:
     def say(self, text: str) -> None:
         """One plain line for the person who watches."""
         if not self.quiet:
-            print(f"[{self.name}] {text}", file=sys.stderr, flush=True)
+            print(printable_line(f"[{self.name}] {text}"), file=sys.stderr, flush=True)
 
     def row(self, step: int, numbers: dict[str, float]) -> None:
         """Log `numbers` of `step` everywhere. NaN is logged as NaN, never left out.

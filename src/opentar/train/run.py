@@ -21,7 +21,7 @@ from types import FrameType
 import torch
 
 from opentar.core import environment
-from opentar.core.errors import ConfigError, DataError
+from opentar.core.errors import ConfigError, DataError, shown
 from opentar.train.files import only_one, write_json
 from opentar.train.recipe import Recipe
 from opentar.train.trainer import Interrupted
@@ -57,7 +57,7 @@ def train(
     """
     for name in stages or ():
         if name not in recipe.steps:
-            raise ConfigError(f"unknown stage {name!r}; the stages are {', '.join(recipe.steps)}")
+            raise ConfigError(f"unknown stage {shown(name)}; the stages are {', '.join(recipe.steps)}")
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, recipe)
     if stages is None:
