@@ -29,7 +29,6 @@ from opentar.checkpoints.settings import MAX_ANSWER, MAX_PICTURES, MAX_SEED, Dra
 from opentar.core.config import plain_number
 from opentar.core.errors import ModelError, PromptError
 from opentar.drawing import Drawing, Progress, StepCallback
-from opentar.engine.backends.torch_backend import TorchBackend
 from opentar.engine.engine import BATCH, Engine
 from opentar.engine.events import CodeDrawn, Done, Failed
 from opentar.engine.pixels import encode_all, encode_picture
@@ -259,6 +258,9 @@ class Tar:
 
     def engine(self, batch: int | None = None) -> Engine:
         """An engine over the language model that runs up to `batch` requests side by side; None is BATCH."""
+        # Imported where it runs: it takes transformers along, which pictures alone can do without.
+        from opentar.engine.backends.torch_backend import TorchBackend
+
         model, builder = self.parts.language
         return Engine(TorchBackend(model), builder, BATCH if batch is None else batch)
 

@@ -7,11 +7,12 @@ its place in a cache that belongs to the backend.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from opentar.language.model import LanguageConfig
+if TYPE_CHECKING:
+    from opentar.language.model import LanguageConfig
 
 Prompts = Sequence[Sequence[int]]
 """Ids of several sequences."""
