@@ -103,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     `{"error": {"type", "message", "exit_code"}}`.
     """
     environment.quiet_libraries()
+    environment.share_cores()
     open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A console that cannot show Chinese shows escapes; without this it would end the command.

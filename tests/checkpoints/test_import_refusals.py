@@ -446,10 +446,10 @@ def test_damage_is_not_carried_into_a_new_manifest(published: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["tar"], "name one folder: --out for a new model, or --add"),
-        (["tar", "--out", "new", "--add", "old"], "name one folder"),
+        (["tar"], "give either --out for a new model, or --add"),
+        (["tar", "--out", "new", "--add", "old"], "give either --out"),
         (["tar", "--out", "new"], "a new model needs --llm (a folder) and --ta-tok (a file)"),
-        (["tar", "--add", "old", "--llm", "x", "--sana", "y"], "with --add leave them out"),
+        (["tar", "--add", "old", "--llm", "x", "--sana", "y"], "leave them out with --add"),
         (["tra", "--out", "new"], "'tra' cannot be imported; there is: tar. Did you mean 'tar'?"),
         (["tar", "--out", "new", "--llm", "x", "--ta-tok", "y", "--dtype", "fp16"], "fp16"),
     ],

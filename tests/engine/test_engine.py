@@ -275,3 +275,43 @@ def test_pad_left() -> None:
     ids, real = pad_left([[1, 2, 3], [4]], 9)
     assert ids.tolist() == [[1, 2, 3], [9, 9, 4]]
     assert real.tolist() == [[True, True, True], [False, False, True]]
+
+
+def test_an_answer_that_is_cut_cuts_no_other(engine: Engine, model: TarLanguageModel) -> None:
+    """Rows of a batch begin together, so a prompt that leaves no room would shorten its neighbours' answers."""
+    limit, short = model.config.max_length, reading("a dog", tokens=12)
+    prefix = len(engine.builder.prefix(short.turns))
+    full = reading("a dog" + " dog" * (limit - prefix - 3), tokens=12)
+    room = limit - len(engine.builder.prefix(full.turns))
+    assert 0 < room < 12
+    alone = [answers(engine, one)[0] for one in (short, full)]
+    assert answers(engine, short, full, short) == [alone[0], alone[1], alone[0]]
+
+
+def test_a_run_is_refused_while_the_engine_has_other_work(engine: Engine) -> None:
+    ticket = engine.submit(reading("a dog"))
+    with pytest.raises(ConfigError, match="at work"):
+        engine.results([reading("a cat")])
+    engine.cancel(ticket)
+    assert len(engine.results([reading("a cat")])) == 1
+
+
+def test_a_step_that_breaks_leaves_no_half_group(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError("the machine gave out")
+
+    request = reading("a dog")
+    whole = answers(engine, request)
+    engine.submit(request)
+    with monkeypatch.context() as patch:
+        patch.setattr("opentar.engine.groups.sample", broken)
+        with pytest.raises(MemoryError):
+            engine.step()
+    assert engine.idle
+    assert answers(engine, request) == whole
+
+
+def test_a_choice_that_is_too_long_is_refused_when_it_is_asked(engine: Engine, model: TarLanguageModel) -> None:
+    with pytest.raises(PromptError, match="prompt and choices need"):
+        engine.submit(Request(turns=asked("a dog"), grammar=Choice(texts=("no " * model.config.max_length,))))
+    assert engine.idle

@@ -9,6 +9,7 @@ from PIL import Image
 
 from opentar import Tar
 from opentar.core.errors import ConfigError, ModelError, shown
+from opentar.core.pictures import open_picture
 
 
 class Index:
@@ -42,6 +43,7 @@ def test_whole_numbers_of_reading(tar, whole):
     picture = Image.new("RGB", (9, 9), "red")
     assert tar.encode(picture, whole(1), words=whole(2)) == tar.encode(picture, 1, words=2)
     assert tar.ask(picture, "dog?", max_new_tokens=whole(4)) == tar.ask(picture, "dog?", max_new_tokens=4)
+    assert open_picture(picture, frame=whole(0)).size == (9, 9)
     assert tar.reconstruct(picture, seed=whole(4)).tobytes() == tar.reconstruct(picture, seed=4).tobytes()
 
 

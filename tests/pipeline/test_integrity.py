@@ -15,7 +15,7 @@ from opentar import Tar
 from opentar.checkpoints.find import find_model
 from opentar.checkpoints.model_folder import read_config, write_model
 from opentar.checkpoints.parts import ModelParts
-from opentar.core.errors import WeightsError
+from opentar.core.errors import OutputError, WeightsError
 from opentar.core.folder import MANIFEST, folder_hash, load_part, save_part, verify
 from opentar.image_to_tokens.ta_tok import TATok
 
@@ -141,3 +141,23 @@ def test_notes_are_no_part_of_a_model_made_of_parts(model: Path, tmp_path: Path)
 def test_nano_and_its_hash_stay_what_they_were() -> None:
     """Pictures drawn before carry it."""
     assert Tar.from_pretrained("nano", device="cpu").parts.hash == folder_hash(find_model("nano")) == "dfcfb83c4584"
+
+
+def test_a_model_in_the_current_folder(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(model)
+    tar = Tar.from_pretrained(".", device="cpu")
+    assert tar.parts.hash == folder_hash(model)
+    assert folder_hash(model / "language" / "..") == tar.parts.hash
+    (tmp_path / "empty").mkdir()
+    tar = Tar.from_pretrained(model, device="cpu")
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(OutputError, match=r"current folder.*name a new folder in it"):
+        tar.save_pretrained(".")
+    tar.save_pretrained("new")
+    assert folder_hash(tmp_path / "empty" / "new") == tar.parts.hash
+
+
+def test_a_save_killed_between_its_two_renames_is_found_by_its_path(model: Path) -> None:
+    before = folder_hash(model)
+    model.rename(model.with_name(f".{model.name}.previous"))
+    assert Tar.from_pretrained(model, device="cpu").parts.hash == before

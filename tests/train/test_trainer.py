@@ -74,6 +74,12 @@ def terminate(_module: torch.nn.Module) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def interrupt(_module: torch.nn.Module) -> None:
+    """Ctrl-C in a terminal: it reaches every process, and the parent passes it on."""
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def crash(_module: torch.nn.Module) -> None:
     raise MemoryError("the machine gave out")
 
@@ -85,7 +91,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     return weights(folder)
 
 
-@pytest.mark.parametrize(("event", "error"), [(terminate, Interrupted), (crash, MemoryError)])
+def test_the_place_in_the_data_is_counted_in_batches(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        Trainer(StoppedStage(SETTINGS, 2, terminate), tmp_path, hardware=Hardware(workers=0), quiet=True).run()
+    with pytest.raises(ConfigError, match=r"1 batches a step.*give the same accumulate"):
+        Trainer(stage_of(SETTINGS), tmp_path, hardware=Hardware(workers=0, accumulate=2), quiet=True).run()
+
+
+@pytest.mark.parametrize(("event", "error"), [(terminate, Interrupted), (interrupt, Interrupted), (crash, MemoryError)])
 def test_resume_equals_uninterrupted(
     tmp_path: Path, whole: dict[str, torch.Tensor], event: object, error: type
 ) -> None:

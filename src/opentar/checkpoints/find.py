@@ -1,6 +1,7 @@
 """Which folder a model's name means: a bundled one, a path, or a published one in the cache. Nothing is fetched."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from opentar.core import environment
@@ -46,6 +47,8 @@ def find_model(name_or_path: str | Path) -> Path:
     if not text:
         raise ModelError(f"the name of the model is empty; give a folder or one of: {', '.join(names)}")
     folder = environment.expanded(name_or_path)
+    with suppress(WeightsError, OSError, ValueError):
+        folder = checkpoint.standing(folder)
     try:
         is_folder, is_file, has_config = folder.is_dir(), folder.is_file(), (folder / CONFIG).is_file()
     except (OSError, ValueError):

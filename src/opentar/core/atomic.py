@@ -46,6 +46,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     stage = None
     try:
         place = followed(folder)
+        if place.exists() and os.path.samefile(place, os.curdir):
+            # It is replaced by a rename, which would leave this process in a folder that is gone.
+            raise OutputError("the current folder cannot be written as a whole; name a new folder in it")
         # One fixed name: what a killed save left behind is swept away by the next one.
         stage = place.with_name(f".{place.name}{PARTIAL}")
         place.parent.mkdir(parents=True, exist_ok=True)

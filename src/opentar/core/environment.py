@@ -7,6 +7,7 @@
 | OPENTAR_DEBUG | 1: the command line shows tracebacks of user errors too |
 | OPENTAR_TERMINAL_PICTURES | 0: never draw pictures in the terminal |
 | OMP_NUM_THREADS | threads of one process |
+| GOMP_SPINCOUNT | turns that a thread waits awake; the command line sets 1000 where nothing is set |
 """
 
 from __future__ import annotations
@@ -86,3 +87,12 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def share_cores() -> None:
+    """Let threads of OpenMP that wait for each other sleep soon, which costs nothing on a quiet machine; before torch.
+
+    They would spin, and beside another busy program each would spin for a thread that cannot run: a step of Tar-1.5B
+    took 2.7 times as long (docs/lab.md). A value set by the user stays.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")

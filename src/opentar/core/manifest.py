@@ -66,12 +66,16 @@ def standing(folder: Path) -> Path:
 
 
 def followed(folder: Path) -> Path:
-    """What a symbolic link points to, whether it is there or not; other paths as they are. Raises OSError."""
-    return Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+    """What a symbolic link points to, whether it is there or not, and the true name of `.`; other paths as they are.
+
+    Raises OSError.
+    """
+    return Path(os.path.realpath(folder)) if folder.is_symlink() or folder.name in ("", "..") else folder
 
 
 def previous(folder: Path) -> Path:
     """The place beside `folder` where a save puts its older content aside."""
+    folder = folder if folder.name not in ("", "..") else followed(folder)
     return folder.with_name(f".{folder.name}{PREVIOUS}")
 
 

@@ -61,7 +61,7 @@ def check_memory(what: str, needed: int) -> None:
     available = available_bytes()
     if available is not None and available < needed:
         raise ModelError(
-            f"{what} needs {human_bytes(needed)} of memory, and {human_bytes(available)} is available; "
+            f"{what} needs {human_bytes(needed)} of memory and {human_bytes(available)} are available; "
             "close other programs or use a larger machine"
         )
 

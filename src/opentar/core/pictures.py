@@ -7,7 +7,6 @@ PNG can claim 13,000 x 13,000 pixels and ask for 839 MB. What each kind of file 
 from __future__ import annotations
 
 import io
-import numbers
 import struct
 import warnings
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import IO, Any
 
 from PIL import Image
 
+from opentar.core.config import plain_number
 from opentar.core.errors import ImageError, shown
 from opentar.core.picture_arrays import is_array, picture_of
 from opentar.core.picture_colour import from_lab, in_srgb
@@ -57,9 +57,9 @@ def open_picture(source: Source, name: str = "the picture", frame: int | None = 
         ImageError: missing, not a picture, damaged, over 40 megapixels or under 2 pixels a side, or without such a
             frame.
     """
-    frame = int(frame) if isinstance(frame, numbers.Integral) and not isinstance(frame, bool) else frame
+    frame = plain_number(frame)
     if frame is not None and (not isinstance(frame, int) or isinstance(frame, bool) or frame < 0):
-        raise ImageError(f"frame {frame!r} does not exist; frames are counted from 0")
+        raise ImageError(f"frame {shown(frame)} does not exist; frames are counted from 0")
     if isinstance(source, Image.Image):
         return _checked_rgb(source, name, frame)
     if not isinstance(source, (str, Path, bytes, bytearray, memoryview)) and is_array(source):

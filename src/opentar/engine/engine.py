@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from opentar.core.errors import OpenTarError
+from opentar.core.errors import ConfigError, OpenTarError
 from opentar.engine.backends.protocol import Backend
 from opentar.engine.events import Done, Event, Failed
-from opentar.engine.groups import Group, Job, alike, group_of, job_of
+from opentar.engine.groups import Group, Job, alike, crowded, group_of, job_of
 from opentar.engine.request import Request
 from opentar.language.prompt import PromptBuilder
 
@@ -66,12 +66,19 @@ class Engine:
         except OpenTarError as error:
             self._group = None
             return [Failed(job.ticket, error) for job in jobs]
+        except BaseException:
+            # Out of memory, or Ctrl-C: codes and cache may differ by a step, so nobody goes on with them.
+            self._group = None
+            raise
 
     def run(self, requests: Sequence[Request]) -> Iterator[Event]:
         """Submit requests and yield their events to the end; tickets count up in the order given.
 
-        Whoever stops listening cancels what has not ended. Raises what `submit` raises, before anything runs.
+        Whoever stops listening cancels what has not ended. Raises what `submit` raises, before anything runs, and
+        ConfigError where the engine has other work: its events would come here too.
         """
+        if not self.idle:
+            raise ConfigError("the engine is at work; use submit and step, or an engine of your own")
         tickets: list[int] = []
         try:
             for request in requests:
@@ -96,7 +103,14 @@ class Engine:
         """The first that waits, and the next ones like it."""
         chosen: list[Job] = []
         while self._waiting and len(chosen) < self.batch:
-            if chosen and alike(self._waiting[0].request) != alike(chosen[0].request):
+            if chosen and not self._fit(chosen[0], self._waiting[0]):
                 break
             chosen.append(self._waiting.popleft())
         return chosen
+
+    def _fit(self, first: Job, other: Job) -> bool:
+        """Whether two can run side by side. An answer that the model's positions may cut runs alone: rows begin
+        together, so it would cut its neighbours as well.
+        """
+        most = self.backend.config.max_length
+        return alike(first.request) == alike(other.request) and not (crowded(first, most) or crowded(other, most))

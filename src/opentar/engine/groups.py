@@ -48,7 +48,11 @@ def job_of(ticket: int, request: Request, builder: PromptBuilder, end: int) -> J
     prefix = builder.prefix(request.turns)
     if isinstance(grammar, Text):
         return Job(ticket, request, prefix)
-    return Job(ticket, request, prefix, choices=tuple([*builder.answer(text), end] for text in grammar.texts))
+    choices = tuple([*builder.answer(text), end] for text in grammar.texts)
+    longest = len(prefix) + max(map(len, choices), default=0)
+    if longest > builder.limit:
+        raise PromptError(f"prompt and choices need {longest} tokens, the model has {builder.limit}; shorten them")
+    return Job(ticket, request, prefix, choices=choices)
 
 
 def alike(request: Request) -> tuple[object, ...]:
@@ -59,6 +63,12 @@ def alike(request: Request) -> tuple[object, ...]:
     if isinstance(grammar, Text):
         return Text, grammar.max_new_tokens, request.sampling
     return (type(grammar),)
+
+
+def crowded(job: Job, most: int) -> bool:
+    """Whether the answer of a job may run into the end of a model that has `most` positions."""
+    grammar = job.request.grammar
+    return isinstance(grammar, Text) and len(job.prefix) + grammar.max_new_tokens > most
 
 
 def group_of(backend: Backend, jobs: Sequence[Job]) -> Group:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from opentar.data.stream import on
 from opentar.engine.backends.torch_backend import TorchBackend
 from opentar.engine.engine import Engine
 from opentar.engine.request import Codes, Request, Sampling, Text
@@ -38,6 +39,7 @@ class TextLook:
         builder, backend = engine.builder, engine.backend
         assert isinstance(backend, TorchBackend), "losses need the model itself"
         batch = pad_batch([builder.labelled(exchange(*task)) for task in tasks], builder.padding)
+        batch = on(backend.model.device, batch)
         nats = float(backend.model.loss_parts(batch["ids"], batch["labels"]).text)
         return {"held_out_nats": nats, **self._told(engine)}
 

@@ -32,11 +32,11 @@ MOST_BAD_STEPS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What a stage runs on; no part of its recipe, so that a run may be resumed elsewhere."""
+    """What a stage runs on; no part of its recipe: a run may be resumed elsewhere, with the same `accumulate`."""
 
     device: Literal["cpu", "auto"] = "cpu"
     """"cpu", where a seed gives the same bits again, or "auto": what accelerate finds, several processes too."""
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "no", "bf16"] = "auto"
     """Mixed precision of the forward pass; "auto" is bf16 where the hardware multiplies it, else none."""
     accumulate: int = 1
     """Batches whose gradients make one step; each has batch_size / accumulate samples."""
@@ -105,10 +105,11 @@ class Trainer:
             self.logger.close()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.stop_signal:
+        if self.stop_signal == number:
             # The second one does not wait for the step to end: checkpoints are whole or absent at any moment.
             raise KeyboardInterrupt
-        self.stop_signal = number
+        # Another one is the same wish: Ctrl-C reaches every process, and a parent passes it on as SIGTERM.
+        self.stop_signal = self.stop_signal or number
 
     def _meta(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the trainer that resumes it."""
@@ -129,6 +130,11 @@ class Trainer:
             raise ConfigError(
                 f"{self.folder} holds a run of stage {self.stage.name} with other settings; "
                 "give the settings it was started with, or another --out folder"
+            )
+        if meta.get("accumulate", self.hardware.accumulate) != self.hardware.accumulate:
+            raise ConfigError(
+                f"{self.folder} was trained with {meta['accumulate']} batches a step; its place in the data is counted "
+                "in them: give the same accumulate"
             )
         module.load_state_dict(checkpoint.part(state, "model"))
         checkpoint.restore_optimizers(optimizers, state)
@@ -186,7 +192,7 @@ class Trainer:
         if self.bad > MOST_BAD_STEPS:
             raise DataError(
                 f"stage {self.stage.name}: loss or gradient was not finite for {self.bad} steps in a row up to step "
-                f"{step}; lower learning_rate, then start again from the last checkpoint"
+                f"{step}; lower learning_rate and train into another --out folder"
             )
         for optimizer in optimizers:
             if finite:
@@ -210,7 +216,7 @@ class Trainer:
         last = done == self.settings.steps
         if done % self.settings.save_every == 0 or last or self.stop_signal:
             if self.accelerator.is_main_process:
-                meta = self._meta() | {"stream": self.stream.state()}
+                meta = self._meta() | {"stream": self.stream.state(), "accumulate": self.hardware.accumulate}
                 checkpoint.save_checkpoint(self.folder / "checkpoints", done, module, optimizers, ema, meta)
             self.accelerator.wait_for_everyone()
         if self.stop_signal:

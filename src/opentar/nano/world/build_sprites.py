@@ -239,7 +239,7 @@ def main() -> None:
     """Command line of the builder."""
     parser = argparse.ArgumentParser(description="Build the shipped sprite files from npm tarballs.")
     parser.add_argument("--packages", type=Path, required=True, help="folder with the .tgz files of npm pack")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "nano", help="where the parquet files go")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "files", help="where the parquet files go")
     parser.add_argument("--fetch", action="store_true", help="run npm pack for tarballs that are missing")
     args = parser.parse_args()
     for style, count in build(args.packages, args.out, args.fetch).items():

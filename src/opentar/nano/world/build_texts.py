@@ -1,4 +1,4 @@
-"""Builds the shipped text corpus `nano/texts.tsv.gz` and the tag columns of `nano/concepts.tsv`.
+"""Builds the shipped text corpus `files/texts.tsv.gz` and the tag columns of `files/concepts.tsv`.
 
     python -m opentar.nano.world.build_texts --packages FOLDER --wordnet /usr/share/wordnet [--fetch]
 
@@ -164,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the shipped text corpus and the tags of the concepts.")
     parser.add_argument("--packages", type=Path, required=True, help="folder with the emojibase-data tarball")
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"), help="folder with data.noun")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "nano", help="where the files go")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "files", help="where the files go")
     parser.add_argument("--fetch", action="store_true", help="run npm pack if the tarball is missing")
     args = parser.parse_args()
     entries = emoji_entries(args.packages, args.fetch)
