@@ -103,7 +103,7 @@ def test_files(published: Path, tmp_path: Path, kind: str) -> None:
 def test_downloads_that_were_broken_off(published: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK\3\4" + bytes(500))
     line = told(lambda: import_tar(tmp_path / "out", llm=published / "Tar-1.5B", ta_tok=tmp_path / name))
-    assert "is a download that was broken off" in line
+    assert "is an interrupted download" in line
 
 
 @pytest.mark.parametrize(
