@@ -59,7 +59,10 @@ def build_app() -> App:
     """The Cyclopts application; commands are import paths, so that building it imports none of them."""
     app = App(
         name="opentar",
-        help="One model that draws and describes pictures. Start with: opentar demo",
+        help=(
+            "One model that draws and describes pictures. Start with: opentar demo\n\n"
+            "On a busy machine OMP_NUM_THREADS=1 may be faster; docs/cli.md lists all environment variables."
+        ),
         version=__version__,
         help_format="plaintext",
         default_parameter=Parameter(negative=()),
