@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1] / "tests" / "parity"
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from reference import CHECKS, Check, Reference  # noqa: E402 (after the path)
 
