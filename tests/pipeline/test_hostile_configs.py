@@ -167,7 +167,8 @@ def test_building_stops_at_the_first_parameter_too_many() -> None:
         endless()
     with pytest.raises(WeightsError, match="it asks for weight of 5 x 4 as parameter 1"), bounded_by(numbers, "a part"):
         nn.Linear(4, 5, bias=False)
-    with pytest.raises(WeightsError, match="the config of a part cannot be built"), bounded_by(numbers, "a part"), torch.device("meta"):
+    cannot = pytest.raises(WeightsError, match="the config of a part cannot be built")
+    with cannot, bounded_by(numbers, "a part"), torch.device("meta"):
         nn.Linear(10**18, 10**18)
     # Nothing is counted afterwards, and nothing of another thread.
     nn.Linear(100, 100)
