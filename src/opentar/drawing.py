@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from opentar.core.progress import Progress as StepCallback
 from opentar.engine.request import Request
-
-StepCallback = Callable[[str, int, int], None]
-"""Called after each step with (stage, steps done, steps in all); the stages are "codes" and "picture"."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ from opentar.checkpoints.parts import ModelParts
 from opentar.checkpoints.settings import MAX_ANSWER, MAX_PICTURES, MAX_SEED, DrawSettings, check_range
 from opentar.core.config import plain_number
 from opentar.core.errors import ModelError, PromptError
-from opentar.drawing import Drawing, Progress, StepCallback
+from opentar.core.progress import Progress as StepCallback
+from opentar.drawing import Drawing, Progress
 from opentar.engine.engine import BATCH, Engine
 from opentar.engine.events import CodeDrawn, Done, Failed
 from opentar.engine.pixels import encode_all, encode_picture

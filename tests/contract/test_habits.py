@@ -112,3 +112,27 @@ def test_public_functions_are_documented() -> None:
             if named and not ast.get_docstring(node):
                 missing.append(f"{short(path)}::{node.name}")
     assert missing == []
+
+
+def _callbacks(module: ast.Module) -> list[str]:
+    """Every spelled-out type of a callback that counts steps, whether it gets a name or stands at a parameter."""
+    kinds = ("Callable[[int, int], None]", "Callable[[str, int, int], None]")
+    texts = [ast.unparse(node) for node in ast.walk(module) if isinstance(node, ast.Subscript)]
+    return [text for text in texts if text.endswith(kinds)]
+
+
+def test_progress_has_one_type_of_callback() -> None:
+    """All else imports `Progress` and `Count`."""
+    found = {short(path) for path in python_files("src") if _callbacks(tree(path))}
+    assert found == {"src/opentar/core/progress.py"}
+
+
+def test_every_way_to_spell_a_callback_is_found() -> None:
+    for line in (
+        "Step = Callable[[int, int], None]",
+        "Step: TypeAlias = Callable[[str, int, int], None]",
+        "Step = collections.abc.Callable[[int, int], None]",
+        "def work(step: Callable[[int, int], None] | None) -> None: ...",
+    ):
+        assert len(_callbacks(ast.parse(line))) == 1, line
+    assert _callbacks(ast.parse("Note = Callable[[str], None]")) == []

@@ -30,6 +30,7 @@ from opentar.core.disk import check_room
 from opentar.core.errors import ConfigError, ModelError, OutputError, nearest, shown
 from opentar.core.folder import atomic_folder, save_part
 from opentar.core.memory import check_memory
+from opentar.core.progress import Progress
 from opentar.core.storage import SHARD_BYTES, resolve_dtype, write_tensors
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.language.folder import folder_config
@@ -45,8 +46,6 @@ from opentar.tokens_to_image.vqgan import VQGAN
 PARTS = ("language", "ta_tok", "detok_ar", "detok_diffusion")
 DEVIATION = 0.02
 """Standard deviation of the weights."""
-Progress = Callable[[str, int, int], None]
-"""Called with (part, tensors made, tensors in all)."""
 _CHUNK = 1 << 24
 _PROGRAM_BYTES = 1_500_000_000
 """Memory of the program beside the tensors, measured; most of it while Qwen's tokenizer is put together."""
@@ -161,10 +160,10 @@ def init_random(
     told = _model_config(size, parts, text)
     writer = _Writer(size, tensors, kind, seed, shard_bytes, progress)
     if not dry_run:
-        with atomic_folder(out) as stage:
+        with atomic_folder(out) as unfinished:
             for part in parts:
-                writer.write(part, stage / part, tokenizer)
-            model_folder.write_config(stage, told)
+                writer.write(part, unfinished / part, tokenizer)
+            model_folder.write_config(unfinished, told)
     return InitReport(
         folder=out,
         name=told.name,
@@ -321,34 +320,34 @@ class _Writer:
         elif part == "ta_tok":
             self._save(folder, to_dict(self.size.ta_tok), part, ".")
         elif part == "detok_ar":
-            with atomic_folder(folder) as stage:
-                self._save(stage / "transformer", to_dict(self.size.ar), part, "transformer")
-                self._save(stage / "canvas", to_dict(self.size.vqgan), part, "canvas")
-                write_settings(stage, "ar", {"canvas": "vqgan"})
+            with atomic_folder(folder) as unfinished:
+                self._save(unfinished / "transformer", to_dict(self.size.ar), part, "transformer")
+                self._save(unfinished / "canvas", to_dict(self.size.vqgan), part, "canvas")
+                write_settings(unfinished, "ar", {"canvas": "vqgan"})
         else:
-            with atomic_folder(folder) as stage:
-                self._write_sana(part, stage)
+            with atomic_folder(folder) as unfinished:
+                self._write_sana(part, unfinished)
 
     def _save(
         self, folder: Path, config: dict[str, Any], part: str, group: str, extra: dict[str, bytes] | None = None
     ) -> None:
         save_part(folder, config, self._random(part, group), self.storage, extra, self.shard_bytes)
 
-    def _write_sana(self, part: str, stage: Path) -> None:
+    def _write_sana(self, part: str, unfinished: Path) -> None:
         built = dict(zip(("transformer", "vae", "scheduler"), _sana_parts(self.size.sana), strict=True))
         for name, one in built.items():
-            one.save_config(stage / name)
+            one.save_config(unfinished / name)
             if name != "scheduler":
                 write_tensors(
-                    stage / name, self._random(part, name), self.storage, self.shard_bytes, stem=_DIFFUSERS_STEM
+                    unfinished / name, self._random(part, name), self.storage, self.shard_bytes, stem=_DIFFUSERS_STEM
                 )
         like = {NEGATIVE_NAME: torch.empty(_negative_shape(self.size.sana), device="meta")}
         negative = RandomState(like, torch.float32, f"{self.seed}/{part}")
-        write_tensors(stage, negative, "float32", stem=NEGATIVE_NAME)
+        write_tensors(unfinished, negative, "float32", stem=NEGATIVE_NAME)
         index: dict[str, Any] = {"_class_name": "SanaPipeline", "text_encoder": [None, None], "tokenizer": [None, None]}
         index |= {name: ["diffusers", type(one).__name__] for name, one in sorted(built.items())}
-        (stage / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        write_settings(stage, "sana", to_dict(SanaConfig()))
+        (unfinished / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_settings(unfinished, "sana", to_dict(SanaConfig()))
 
     def _random(self, part: str, group: str) -> RandomState:
         total = sum(len(like) for like in self.tensors[part].values())

@@ -5,18 +5,18 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from opentar.commands.streams import leave
 from opentar.core.errors import UnsavedError, printable, printable_line
+from opentar.core.progress import Progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from rich.progress import Progress
+    from rich.progress import Progress as Bars
 
-StepCallback = Callable[[str, int, int], None]
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
@@ -37,7 +37,7 @@ class Output:
         self.code = 0
         """What the command returns when it ends: 1 where a result is not where it was asked to go."""
         self._refused = ""
-        self._bars: Progress | None = None
+        self._bars: Bars | None = None
 
     def line(self, text: str = "") -> None:
         """Print a line of the result for people, in one line whatever it holds; silent with JSON."""
@@ -141,8 +141,8 @@ class Output:
             yield
 
     @contextlib.contextmanager
-    def progress(self) -> Iterator[StepCallback]:
-        """Yield a callback (stage, step, total): a bar on a terminal, one line a stage elsewhere."""
+    def progress(self) -> Iterator[Progress]:
+        """Yield a callback (what, step, total): a bar on a terminal, one line for each thing elsewhere."""
         if self.stderr.isatty():
             with _bars() as (bars, callback):
                 self._bars = bars
@@ -153,29 +153,30 @@ class Output:
         else:
             yield self._plain_progress()
 
-    def _plain_progress(self) -> StepCallback:
+    def _plain_progress(self) -> Progress:
         seen: dict[str, float] = {}
 
-        def callback(stage: str, step: int, total: int) -> None:
-            started = seen.setdefault(stage, time.perf_counter())
+        def callback(what: str, step: int, total: int) -> None:
+            started = seen.setdefault(what, time.perf_counter())
             if step == total:
-                self.note(f"{stage}: {total} steps, {time.perf_counter() - started:.1f} s")
+                self.note(f"{what}: {total} steps, {time.perf_counter() - started:.1f} s")
 
         return callback
 
 
 @contextlib.contextmanager
-def _bars() -> "Iterator[tuple[Progress, StepCallback]]":
+def _bars() -> "Iterator[tuple[Bars, Progress]]":
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
-        def callback(stage: str, step: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=step, total=total)
+        def callback(what: str, step: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=step, total=total)
 
         yield bars, callback

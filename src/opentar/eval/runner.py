@@ -85,4 +85,4 @@ def ask_all(tar: Tar, questions: Sequence[Ask], *, progress: Count | None = None
 def _drawing(progress: Progress | None) -> Progress | None:
     if progress is None:
         return None
-    return lambda stage, step, total: progress("drawing" if stage == "codes" else "painting", step, total)
+    return lambda what, step, total: progress("drawing" if what == "codes" else "painting", step, total)

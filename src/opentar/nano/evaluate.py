@@ -64,7 +64,7 @@ def evaluate(
         samples: drawings of each prompt, with seeds counted up.
         links: also score autoencoder, tokenizer and language on their own (`meta.links`).
         judge: the judge; None loads it, and builds its probe the first time (about two minutes on one core).
-        progress: called as (stage, done, total).
+        progress: called as (what is being done, done, total).
 
     Raises:
         ConfigError: a limit below 6, samples or seed out of range, an unknown scale. ModelError: an unknown

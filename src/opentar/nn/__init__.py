@@ -1,1 +1,1 @@
-"""Small shared layers and the samplers, used by all three stages."""
+"""Small shared layers and the samplers, used by all three machines."""

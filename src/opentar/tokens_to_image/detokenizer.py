@@ -93,10 +93,10 @@ def load_detokenizer(folder: str | Path, dtype: LoadDtype = "stored") -> Detoken
     raise ModelError(f"{shown(folder)} holds the kind {shown(kind)}; a de-tokenizer is 'flow', 'ar' or a SANA folder")
 
 
-def write_settings(stage: Path, kind: str, settings: Mapping[str, Any]) -> None:
+def write_settings(unfinished: Path, kind: str, settings: Mapping[str, Any]) -> None:
     """config.json of a de-tokenizer's folder (its parts lie in folders below it)."""
     text = json.dumps({"kind": kind, **settings}, indent=2, ensure_ascii=False)
-    (stage / "config.json").write_text(text + "\n", encoding="utf-8")
+    (unfinished / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def read_settings(folder: Path, kind: str) -> dict[str, Any]:

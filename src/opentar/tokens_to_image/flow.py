@@ -366,10 +366,10 @@ class FlowDetokenizer(nn.Module):
 
     def save(self, folder: str | Path, storage: str = "float32") -> None:
         """Write transformer/, autoencoder/, config.json and manifest.json, all or nothing."""
-        with atomic_folder(Path(folder)) as stage:
-            self.transformer.save(stage / "transformer", storage)
-            self.autoencoder.save(stage / "autoencoder", storage)
-            write_settings(stage, "flow", {})
+        with atomic_folder(Path(folder)) as unfinished:
+            self.transformer.save(unfinished / "transformer", storage)
+            self.autoencoder.save(unfinished / "autoencoder", storage)
+            write_settings(unfinished, "flow", {})
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> FlowDetokenizer:

@@ -7,7 +7,7 @@ fit are refused with both numbers, pickles are read as tensors and plain values 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from opentar.checkpoints.convert.planned import (
     Origins,
     PartReport,
     Planned,
-    Step,
     plan_ar,
     plan_language,
     plan_sana,
@@ -32,6 +31,7 @@ from opentar.core.disk import check_room, free_bytes
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError, nearest, shown
 from opentar.core.folder import atomic_folder, verify
 from opentar.core.memory import check_memory
+from opentar.core.progress import Count, Progress
 from opentar.image_to_tokens.ta_tok import TATokConfig
 from opentar.language.model import LanguageConfig
 from opentar.tokens_to_image.ar import ARConfig
@@ -41,8 +41,6 @@ DATA = "what the authors trained on (arXiv 2506.18898)"
 DESCRIBE = "Describe the image shortly."
 MAX_NAME = 100
 """Most characters of a model's name."""
-Progress = Callable[[str, int, int], None]
-"""Called with (part, tensors done, tensors in all)."""
 _OVERHEAD = 1 << 20
 """Bytes of a part that are no tensors: headers, configs, manifests. A generous round number."""
 
@@ -120,9 +118,9 @@ def import_tar(
     if dry_run:
         _check_parts(planned)
     else:
-        with atomic_folder(out) as stage:
-            _write_parts(planned, stage, progress)
-            model_folder.write_config(stage, config)
+        with atomic_folder(out) as unfinished:
+            _write_parts(planned, unfinished, progress)
+            model_folder.write_config(unfinished, config)
     return dataclasses.replace(report, written=not dry_run)
 
 
@@ -166,11 +164,11 @@ def add_to_model(
     if dry_run:
         _check_parts(planned)
     else:
-        with atomic_folder(folder) as stage:
+        with atomic_folder(folder) as unfinished:
             for part in config.parts:
-                link_tree(folder / part, stage / part)
-            _write_parts(planned, stage, progress)
-            model_folder.write_config(stage, grown)
+                link_tree(folder / part, unfinished / part)
+            _write_parts(planned, unfinished, progress)
+            model_folder.write_config(unfinished, grown)
     return dataclasses.replace(report, written=not dry_run)
 
 
@@ -347,12 +345,12 @@ def _check_parts(planned: Sequence[Planned]) -> None:
         one.check()
 
 
-def _write_parts(planned: Sequence[Planned], stage: Path, progress: Progress | None) -> None:
+def _write_parts(planned: Sequence[Planned], unfinished: Path, progress: Progress | None) -> None:
     for one in planned:
-        one.write(stage / one.report.part, _step_of(one.report.part, progress))
+        one.write(unfinished / one.report.part, _step_of(one.report.part, progress))
 
 
-def _step_of(part: str, progress: Progress | None) -> Step:
+def _step_of(part: str, progress: Progress | None) -> Count:
     def step(done: int, total: int) -> None:
         if progress is not None:
             progress(part, done, total)

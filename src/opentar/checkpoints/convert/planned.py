@@ -21,6 +21,7 @@ from opentar.checkpoints.convert.licences import licence_of
 from opentar.checkpoints.convert.sana_folder import check_sana, read_sana, write_sana
 from opentar.core.config import to_dict
 from opentar.core.folder import atomic_folder, save_part
+from opentar.core.progress import Count
 from opentar.core.storage import SHARD_BYTES
 from opentar.core.tensors import check_numbers
 from opentar.core.torch_files import Sums
@@ -35,8 +36,6 @@ from opentar.tokens_to_image.published import read_ar_dtok, read_vqgan
 Dtype = Literal["keep", "bf16", "fp32"]
 """How numbers are stored: as they are (types that a part cannot hold become float32), bfloat16 or float32."""
 DTYPES: tuple[Dtype, ...] = ("keep", "bf16", "fp32")
-Step = Callable[[int, int], None]
-"""Called with (tensors done, tensors in all)."""
 _STORAGES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
@@ -82,7 +81,7 @@ class Planned(NamedTuple):
     """side of the pictures of a de-tokenizer, 0 for other parts"""
     held: int
     """most bytes of tensors in memory while it is written"""
-    write: Callable[[Path, Step], None]
+    write: Callable[[Path, Count], None]
     """writes the part's folder, whole or not at all; raises WeightsError for numbers that no model can be made of"""
     check: Callable[[], None]
     """reads all that `write` reads, refuses what it refuses, and writes nothing"""
@@ -98,10 +97,10 @@ def plan_ta_tok(path: Path, dtype: Dtype, origins: Origins) -> Planned:
     stored = _Stored.of(state, dtype)
     note = "pooling heads and the encoder's last layer are left out: nothing reads them"
 
-    def checked(step: Step = _silent) -> _Checked:
+    def checked(step: Count = _silent) -> _Checked:
         return _Checked(read_ta_tok(path)[1], path, stored.kind, step, sums)
 
-    def write(folder: Path, step: Step) -> None:
+    def write(folder: Path, step: Count) -> None:
         save_part(folder, to_dict(config), checked(step), stored.storage)
 
     report = _report("ta_tok", [stored], [path], origins, (note, *stored.notes))
@@ -114,10 +113,10 @@ def plan_language(folder: Path, grid_side: int, dtype: Dtype, origins: Origins) 
     stored = _Stored.of(state, dtype)
     text = tokenizer.to_json().encode("utf-8")
 
-    def checked(step: Step = _silent) -> _Checked:
+    def checked(step: Count = _silent) -> _Checked:
         return _Checked(*llm_state(folder, config), stored.kind, step)
 
-    def write(target: Path, step: Step) -> None:
+    def write(target: Path, step: Count) -> None:
         settings = folder_config(config, PUBLISHED_TEMPLATE)
         save_part(target, settings, checked(step), stored.storage, {FILE: text})
 
@@ -140,20 +139,20 @@ def plan_ar(path: Path, canvas: Canvas, dtype: Dtype, origins: Origins) -> Plann
         stored.append(_Stored.of(read_vqgan(canvas.path)[1], dtype))
         files.append(canvas.path)
 
-    def transformer(step: Step = _silent) -> _Checked:
+    def transformer(step: Count = _silent) -> _Checked:
         return _Checked(read_ar_dtok(path)[1], path, stored[0].kind, step, sums)
 
-    def painted(step: Step = _silent) -> _Checked:
+    def painted(step: Count = _silent) -> _Checked:
         return _Checked(read_vqgan(canvas.path)[1], canvas.path, stored[1].kind, step, Sums(canvas.path))
 
-    def write(folder: Path, step: Step) -> None:
-        with atomic_folder(folder) as stage:
-            save_part(stage / "transformer", to_dict(config), transformer(step), stored[0].storage)
+    def write(folder: Path, step: Count) -> None:
+        with atomic_folder(folder) as unfinished:
+            save_part(unfinished / "transformer", to_dict(config), transformer(step), stored[0].storage)
             if canvas.published and not canvas.written:
-                save_part(stage / "canvas", to_dict(canvas.config), painted(), stored[1].storage)
+                save_part(unfinished / "canvas", to_dict(canvas.config), painted(), stored[1].storage)
             else:
-                link_tree(canvas.written[0] if canvas.written else canvas.path, stage / "canvas")
-            write_settings(stage, "ar", {"canvas": "vqgan"})
+                link_tree(canvas.written[0] if canvas.written else canvas.path, unfinished / "canvas")
+            write_settings(unfinished, "ar", {"canvas": "vqgan"})
         if canvas.published:
             canvas.written[:] = [folder / "canvas"]
 
@@ -187,9 +186,9 @@ def plan_sana(folder: Path, dtype: Dtype, origins: Origins) -> Planned:
         storage=" and ".join(sorted({str(kind).removeprefix("torch.") for kind in kinds})),
     )
 
-    def write(target: Path, step: Step) -> None:
-        with atomic_folder(target) as stage:
-            for done in write_sana(sana, stage, wanted):
+    def write(target: Path, step: Count) -> None:
+        with atomic_folder(target) as unfinished:
+            for done in write_sana(sana, unfinished, wanted):
                 step(done, len(counts))
 
     report = _report("detok_diffusion", [stored], [folder], origins, sana.notes)
@@ -281,7 +280,7 @@ class _Checked(Mapping[str, Tensor]):
         state: Mapping[str, Tensor],
         source: Path | Mapping[str, Path],
         kind: torch.dtype,
-        step: Step,
+        step: Count,
         sums: Sums | None = None,
     ) -> None:
         self._state, self._source, self._kind, self._step, self._sums = state, source, kind, step, sums

@@ -9,7 +9,7 @@ file says, which composes letters and accents (NFC) although nano's tokenizer do
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from opentar.core.errors import ConfigError, OutputError, nearest, shown
 from opentar.core.folder import CONFIG, atomic_folder, read_config
 from opentar.core.foreign import MODEL, refuse_foreign
 from opentar.core.memory import check_memory
+from opentar.core.progress import Progress
 from opentar.core.storage import write_tensors
 from opentar.language.folder import Language, load_language
 from opentar.language.prompt import PromptBuilder
@@ -33,8 +34,6 @@ from opentar.vocab import POOLS
 DTYPES: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 EXPORT_SHARD_BYTES = 2 << 30
 """Tensors of one file, which are held in memory while it is written."""
-Step = Callable[[str, int, int], None]
-"""Called with ("weights", tensors written, tensors in all)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ def export_qwen2(
     *,
     dtype: Literal["bf16", "fp32"] | None = None,
     shard_bytes: int = EXPORT_SHARD_BYTES,
-    step: Step | None = None,
+    step: Progress | None = None,
 ) -> ExportReport:
     """Write the language model of `model` as a Qwen2 folder that AutoModelForCausalLM and AutoTokenizer load.
 
@@ -92,10 +91,10 @@ def export_qwen2(
     texts = _texts(language, kind, licence)
     total = sum(tensor.numel() for tensor in state.values()) * kind.itemsize
     check_room(out, total + sum(len(text.encode()) for text in texts.values()) + (1 << 20))
-    with atomic_folder(out) as stage:
+    with atomic_folder(out) as unfinished:
         for name, text in texts.items():
-            (stage / name).write_text(text, encoding="utf-8")
-        write_tensors(stage, _counted(state, step), str(kind).removeprefix("torch."), shard_bytes)
+            (unfinished / name).write_text(text, encoding="utf-8")
+        write_tensors(unfinished, _counted(state, step), str(kind).removeprefix("torch."), shard_bytes)
     return ExportReport(
         folder=out,
         dtype=next(name for name, one in DTYPES.items() if one == kind),
@@ -158,7 +157,7 @@ def _stored_dtype(part: Path) -> torch.dtype:
     return torch.bfloat16 if read_config(part).get("storage") == "bfloat16" else torch.float32
 
 
-def _counted(state: Mapping[str, Tensor], step: Step | None) -> Iterator[tuple[str, Tensor]]:
+def _counted(state: Mapping[str, Tensor], step: Progress | None) -> Iterator[tuple[str, Tensor]]:
     """The tensors one by one, each told to `step` when the next is asked for."""
     for done, (name, tensor) in enumerate(state.items(), 1):
         yield name, tensor

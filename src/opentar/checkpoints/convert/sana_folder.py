@@ -118,12 +118,12 @@ def check_sana(sana: PublishedSana, storage: str | None) -> None:
             pass
 
 
-def write_sana(sana: PublishedSana, stage: Path, storage: str | None) -> Iterator[int]:
-    """Write the part into the empty folder `stage`; yields the number of tensors done after each step.
+def write_sana(sana: PublishedSana, unfinished: Path, storage: str | None) -> Iterator[int]:
+    """Write the part into the empty folder `unfinished`; yields the number of tensors done after each step.
 
     Args:
         sana: what `read_sana` returned; numbers are checked on their way, as `check_sana` does.
-        stage: an unfinished folder (`atomic_folder`).
+        unfinished: an unfinished folder (`atomic_folder`).
         storage: "float32" or "bfloat16" converts every number; None copies the files as they are.
 
     Raises:
@@ -132,28 +132,28 @@ def write_sana(sana: PublishedSana, stage: Path, storage: str | None) -> Iterato
     """
     done = 0
     for name in CLASSES:
-        (stage / name).mkdir()
+        (unfinished / name).mkdir()
         if storage is not None:
-            write_tensors(stage / name, _each(sana, name, storage), storage, stem=STEM)
+            write_tensors(unfinished / name, _each(sana, name, storage), storage, stem=STEM)
             done += len(sana.tensors[name])
             yield done
             continue
         for file in sana.files[name]:
             source = sana.folder / name / file
             kinds = {key: kind for key, (_, kind) in sana.tensors[name].items()}
-            for _ in copy_checked(source, stage / name / file, kinds, _check_of(source, name, storage)):
+            for _ in copy_checked(source, unfinished / name / file, kinds, _check_of(source, name, storage)):
                 done += 1
                 yield done
         if sana.files[name] != (WEIGHTS,):
-            shutil.copyfile(sana.folder / name / INDEX, stage / name / INDEX)
+            shutil.copyfile(sana.folder / name / INDEX, unfinished / name / INDEX)
     if sana.negative_LD is not None:
-        write_tensors(stage, {NEGATIVE_NAME: sana.negative_LD}, "float32", stem=NEGATIVE_NAME)
-    (stage / "scheduler").mkdir()
+        write_tensors(unfinished, {NEGATIVE_NAME: sana.negative_LD}, "float32", stem=NEGATIVE_NAME)
+    (unfinished / "scheduler").mkdir()
     for name, file in CONFIGS.items():
-        _write_json(stage / name / file, sana.configs[name])
+        _write_json(unfinished / name / file, sana.configs[name])
     parts = {name: ["diffusers", kind] for name, kind in sorted(sana.classes.items())}
-    _write_json(stage / "model_index.json", {"_class_name": "SanaPipeline", "text_encoder": [None, None], **parts})
-    write_settings(stage, "sana", to_dict(SanaConfig()))
+    _write_json(unfinished / "model_index.json", {"_class_name": "SanaPipeline", "text_encoder": [None, None], **parts})
+    write_settings(unfinished, "sana", to_dict(SanaConfig()))
 
 
 def _config(folder: Path, name: str, kind: str) -> dict[str, Any]:

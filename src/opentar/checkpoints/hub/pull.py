@@ -34,8 +34,9 @@ from opentar.core.errors import ModelError, OpenTarError, OutputError, WeightsEr
 from opentar.core.folder import MANIFEST, standing
 
 if TYPE_CHECKING:
-    from opentar.checkpoints.convert.importing import ImportReport, Progress
+    from opentar.checkpoints.convert.importing import ImportReport
     from opentar.checkpoints.convert.planned import Origin
+    from opentar.core.progress import Progress
 
 
 class _Need(NamedTuple):
