@@ -8,8 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+from opentar.core.errors import OpenTarError, WeightsError
 
 HERE = Path(__file__).resolve().parent
 PARITY = HERE.parent / "parity"
@@ -57,3 +60,21 @@ def tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
     from opentar.tokens_to_image import published
 
     monkeypatch.setitem(published.SIZES, SIZE_NAME, SIZE)
+
+
+@pytest.fixture
+def refused(published: Path, tmp_path: Path) -> Callable[..., str]:
+    """Import with some arguments changed; it must fail with an error of that kind and write nothing."""
+
+    from opentar.checkpoints.convert.importing import import_tar
+
+    def call(kind: type[OpenTarError] = WeightsError, **changes: Any) -> str:
+        given = {"llm": published / "Tar-1.5B", "ta_tok": published / "ta_tok.pth"} | changes
+        with pytest.raises(kind) as caught:
+            import_tar(tmp_path / "out", **given)
+        assert not (tmp_path / "out").exists()
+        assert not (tmp_path / ".out.partial").exists()
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return call

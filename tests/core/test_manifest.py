@@ -94,8 +94,8 @@ def test_small_files_are_read_verified(part: Path) -> None:
 
 @pytest.mark.parametrize("where", ["file", "folder"])
 def test_links_that_lead_outside_are_refused(part: Path, tmp_path: Path, where: str) -> None:
-    with folders.atomic_folder(tmp_path / "model") as stage:
-        shutil.copytree(part, stage / "a")
+    with folders.atomic_folder(tmp_path / "model") as unfinished:
+        shutil.copytree(part, unfinished / "a")
     inside = tmp_path / "model" / "a"
     moved = inside / folders.WEIGHTS if where == "file" else inside
     moved.rename(tmp_path / "elsewhere")
@@ -110,9 +110,9 @@ def test_links_that_lead_outside_are_refused(part: Path, tmp_path: Path, where: 
 
 
 def test_links_that_stay_inside_are_fine(part: Path, tmp_path: Path) -> None:
-    with folders.atomic_folder(tmp_path / "model") as stage:
+    with folders.atomic_folder(tmp_path / "model") as unfinished:
         for name in ("a", "b"):
-            shutil.copytree(part, stage / name)
+            shutil.copytree(part, unfinished / name)
     weights = tmp_path / "model" / "b" / folders.WEIGHTS
     weights.unlink()
     weights.symlink_to(Path("../a") / folders.WEIGHTS)
@@ -139,9 +139,9 @@ def test_a_folder_in_the_cache_of_the_hub_loads(part: Path, tmp_path: Path) -> N
 
 def test_a_part_saved_again_gives_the_whole_another_hash(tmp_path: Path) -> None:
     model = tmp_path / "model"
-    with folders.atomic_folder(model) as stage:
-        save_part(stage / "a", {}, _state())
-        with folders.atomic_folder(stage / "b") as inner:
+    with folders.atomic_folder(model) as unfinished:
+        save_part(unfinished / "a", {}, _state())
+        with folders.atomic_folder(unfinished / "b") as inner:
             save_part(inner / "c", {}, _state())
     before = folders.folder_hash(model)
     content = (model / folders.MANIFEST).read_bytes()
@@ -197,15 +197,15 @@ DAMAGE = [b"{", b"", b'{"files": {"a": 1}}']
 @pytest.mark.parametrize("content", DAMAGE)
 def test_a_damaged_manifest_costs_nobody_a_file(tmp_path: Path, content: bytes) -> None:
     model = tmp_path / "model"
-    with folders.atomic_folder(model) as stage:
-        save_part(stage / "a", {}, _state(), shard_bytes=17_000)
+    with folders.atomic_folder(model) as unfinished:
+        save_part(unfinished / "a", {}, _state(), shard_bytes=17_000)
     mine = ("notes.txt", "pictures/cat.png", "a/mine.md")
     for name in mine:
         (model / name).parent.mkdir(exist_ok=True)
         (model / name).write_text(name)
     (model / folders.MANIFEST).write_bytes(content)
-    with folders.atomic_folder(model) as stage:
-        save_part(stage / "a", {}, _state(2.0))
+    with folders.atomic_folder(model) as unfinished:
+        save_part(unfinished / "a", {}, _state(2.0))
     assert [(model / name).read_text() for name in mine] == list(mine)
     # Old shards and their index are gone, so what is read is new.
     assert load_part(model / "a")[1]["x"].unique().tolist() == [2.0]

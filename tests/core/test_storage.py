@@ -226,10 +226,10 @@ def test_stored_tensors_are_mapped_and_writing_to_them_spares_the_file(tmp_path:
 
 
 def test_a_shallow_check_leaves_the_parts_to_themselves(tmp_path: Path) -> None:
-    with folders.atomic_folder(tmp_path / "model") as stage:
-        (stage / "words.txt").write_text("word")
-        save_part(stage / "inner", {}, _state())
-        save_part(stage / "a" / "b", {}, _state())
+    with folders.atomic_folder(tmp_path / "model") as unfinished:
+        (unfinished / "words.txt").write_text("word")
+        save_part(unfinished / "inner", {}, _state())
+        save_part(unfinished / "a" / "b", {}, _state())
     weights = tmp_path / "model" / "inner" / folders.WEIGHTS
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

@@ -8,7 +8,8 @@ from opentar.core import environment
 from opentar.core import folder as checkpoint
 from opentar.core.errors import ModelError, WeightsError, nearest, shown
 from opentar.core.folder import CONFIG
-from opentar.core.foreign import MODEL, line, of_file, of_folder, refuse_foreign
+from opentar.core.foreign import line, of_folder, refuse_foreign
+from opentar.core.foreign_files import MODEL, of_file
 
 BUNDLED = Path(__file__).resolve().parents[1] / "models"
 PUBLISHED = ("csuhan/Tar-1.5B", "csuhan/Tar-7B-v0.1", "ByteDance-Seed/Tar-7B")

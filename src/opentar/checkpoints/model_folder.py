@@ -21,7 +21,8 @@ from opentar.core import folder as checkpoint
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ModelError, OutputError, WeightsError, nearest, shown
 from opentar.core.folder import CONFIG
-from opentar.core.foreign import MODEL, pointers, refuse_foreign
+from opentar.core.foreign import refuse_foreign
+from opentar.core.foreign_files import MODEL, pointers
 from opentar.vocab import Vocab
 
 _WORDS = "words.txt"

@@ -43,40 +43,40 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             refuses.
     """
     folder = Path(folder)
-    stage = None
+    unfinished = None
     try:
         place = followed(folder)
         if place.exists() and os.path.samefile(place, os.curdir):
             # It is replaced by a rename, which would leave this process in a folder that is gone.
             raise OutputError("the current folder cannot be written as a whole; name a new folder in it")
         # One fixed name: what a killed save left behind is swept away by the next one.
-        stage = place.with_name(f".{place.name}{PARTIAL}")
+        unfinished = place.with_name(f".{place.name}{PARTIAL}")
         place.parent.mkdir(parents=True, exist_ok=True)
         _recover(place)
         _check_replaceable(place)
         _check_own(place)
-        shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir()
-        yield stage
-        _write_manifest(stage)
-        _carry_over(place, stage)
-        _swap(stage, place)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        yield unfinished
+        _write_manifest(unfinished)
+        _carry_over(place, unfinished)
+        _swap(unfinished, place)
     except OSError as error:
         reason = error.strerror or "it failed"
         raise OutputError(f"cannot write {shown(folder)}: {reason}; choose another folder or free the disk") from error
     finally:
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _swap(stage: Path, folder: Path) -> None:
-    """Put `stage` in the place of `folder`. Killed at any point, either the old or the new one can be found."""
+def _swap(unfinished: Path, folder: Path) -> None:
+    """Put `unfinished` in the place of `folder`. Killed at any point, either the old or the new one can be found."""
     older = previous(folder)
     if folder.exists():
         shutil.rmtree(older, ignore_errors=True)
         folder.rename(older)
     try:
-        stage.rename(folder)
+        unfinished.rename(folder)
     except OSError:
         _recover(folder)
         raise
@@ -114,8 +114,8 @@ def _check_own(folder: Path) -> None:
         raise OutputError(f"{shown(folder)} has a {MANIFEST} that is not OpenTar's; choose a new or an empty folder")
 
 
-def _carry_over(folder: Path, stage: Path) -> None:
-    """Give `stage` the files of `folder` that are not OpenTar's."""
+def _carry_over(folder: Path, unfinished: Path) -> None:
+    """Give `unfinished` the files of `folder` that are not OpenTar's."""
     if not (folder / MANIFEST).is_file():
         return
     known, told = _known(folder)
@@ -123,7 +123,7 @@ def _carry_over(folder: Path, stage: Path) -> None:
     for name in (PurePosixPath(path.as_posix()) for path in paths):
         if name.as_posix() in known or any(map(_is_leftover, name.parts[:-1])):
             continue
-        source, target = folder.joinpath(*name.parts), stage.joinpath(*name.parts)
+        source, target = folder.joinpath(*name.parts), unfinished.joinpath(*name.parts)
         place = next(place for place in name.parents if place in told)
         # Where no manifest tells whose a file is, its name does: old weights would be read with the new ones.
         if not told[place] and (is_read(name.name) or target.exists()):
@@ -167,14 +167,14 @@ def _is_leftover(name: str) -> bool:
     return name.startswith(".") and name.endswith((PARTIAL, PREVIOUS))
 
 
-def _write_manifest(stage: Path) -> None:
-    for path in sorted(stage.rglob("*")):
+def _write_manifest(unfinished: Path) -> None:
+    for path in sorted(unfinished.rglob("*")):
         if path.is_file() or os.name != "nt":
             _sync(path)
-    content = {"format": _MANIFEST_FORMAT, "files": manifest_of(stage)}
-    (stage / MANIFEST).write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    _sync(stage / MANIFEST)
-    _sync(stage)
+    content = {"format": _MANIFEST_FORMAT, "files": manifest_of(unfinished)}
+    (unfinished / MANIFEST).write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    _sync(unfinished / MANIFEST)
+    _sync(unfinished)
 
 
 def _sync(path: Path) -> None:

@@ -90,12 +90,12 @@ def save_part(
         raise ConfigError(f"extra files must not be called {CONFIG}, {WEIGHTS} or {MANIFEST}; choose other names")
     # Before the weights, which may take minutes to write.
     _json_bytes(config)
-    with atomic_folder(folder) as stage:
-        tied = write_tensors(stage, state, storage, SHARD_BYTES if shard_bytes is None else shard_bytes)
+    with atomic_folder(folder) as unfinished:
+        tied = write_tensors(unfinished, state, storage, SHARD_BYTES if shard_bytes is None else shard_bytes)
         ours = {"storage": storage} | ({"tied_tensors": tied} if tied else {})
         for name, content in {CONFIG: _json_bytes({**config, **ours}), **(extra or {})}.items():
-            _inside(stage, name).parent.mkdir(parents=True, exist_ok=True)
-            _inside(stage, name).write_bytes(content)
+            _inside(unfinished, name).parent.mkdir(parents=True, exist_ok=True)
+            _inside(unfinished, name).write_bytes(content)
 
 
 def load_part(

@@ -7,53 +7,26 @@ right file at the wrong place. Nothing is loaded and nothing is unpickled here.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from opentar.core.errors import WeightsError, shown
+from opentar.core.foreign_files import (
+    AGAIN,
+    AR,
+    LANGUAGE,
+    MODEL,
+    NO_COMMAND,
+    PARTIAL,
+    SANA,
+    TA_TOK,
+    TORCH,
+    VQGAN,
+    Found,
+    of_file,
+)
 from opentar.core.headers import read_header
-
-_POINTER = b"version https://git-lfs"
-_AGAIN = "download the file itself again"
-_NO_COMMAND = "no command takes it"
-_PAGE_STARTS = (b"<!doctype html", b"<html", b"<?xml", b"<head")
-_HEAD = 4096
-"""Bytes that are looked at to tell what a file is."""
-_NAMES = 4 << 20
-"""Bytes of a pickle that are searched for names of tensors."""
-_LONGEST_ANSWER = 2000
-"""A file of fewer bytes, all of them text, is what a server said in place of the weights."""
-_PARTIAL = (".incomplete", ".part", ".partial", ".crdownload", ".download", ".aria2")
-
-LANGUAGE, SANA, TA_TOK, AR, VQGAN, MODEL = "--llm", "--sana", "--ta-tok", "--ar", "--vqgan", "--model"
-"""Kinds that some argument takes, called after it."""
-TORCH, SAFETENSORS = "torch", "safetensors"
-"""Kinds of files that are read on before they can be judged."""
-
-_MAGIC: tuple[tuple[bytes, str, str], ...] = (
-    (b"GGUF", "a GGUF file (llama.cpp)", f"{_NO_COMMAND}: get the model as safetensors"),
-    (b"\x89HDF\r\n", "an HDF5 file (Keras)", _NO_COMMAND),
-    (b"\x93NUMPY", "a NumPy array", _NO_COMMAND),
-    (b"\x1f\x8b", "a gzip archive", "unpack it and give what is inside"),
-    (b"\xfd7zXZ", "an xz archive", "unpack it and give what is inside"),
-    (b"(\xb5/\xfd", "a zstd archive", "unpack it and give what is inside"),
-    (b"BZh", "a bzip2 archive", "unpack it and give what is inside"),
-    (b"7z\xbc\xaf", "a 7z archive", "unpack it and give what is inside"),
-    (b"Rar!", "a RAR archive", "unpack it and give what is inside"),
-)
-"""First bytes -> what it is, and what to do"""
-
-_TENSORS: tuple[tuple[bytes, str, str], ...] = (
-    (b"bottleneck.regularizer", "an image tokenizer (ta_tok.pth)", TA_TOK),
-    (b"clip_proj.", "an AR de-tokenizer (ar_dtok_*.pth)", AR),
-    (b"quantize.embedding.weight", "a VQGAN (vq_ds16_t2i.pt)", VQGAN),
-    (b"lora_A", "a LoRA adapter", ""),
-    (b"model.embed_tokens.weight", "the weights of a language model in PyTorch's format", ""),
-    (b"param_groups", "the state of an optimizer", ""),
-)
-"""Name of a tensor or key that tells -> what the checkpoint is, and the argument that takes it"""
 
 _OTHER_FORMATS: tuple[tuple[str, str], ...] = (
     ("*.gguf", "weights in GGUF (llama.cpp)"),
@@ -77,17 +50,6 @@ _QUANTIZED_NAMES = (
 _QUANTIZED_TYPES = ("I8", "U8", "I4", "U4", "F8_E4M3", "F8_E5M2", "F4")
 
 
-class Found(NamedTuple):
-    """What something is."""
-
-    what: str
-    """as it stands after "is" """
-    then: str
-    """what to do with it"""
-    kind: str = ""
-    """the argument that takes it, TORCH or SAFETENSORS; empty where nothing takes it"""
-
-
 def refuse_foreign(path: Path, wanted: str) -> None:
     """Raise WeightsError where `path` is known to be something else than the argument `wanted` takes."""
     path = Path(path)
@@ -100,36 +62,6 @@ def refuse_foreign(path: Path, wanted: str) -> None:
 def line(path: Path, found: Found) -> str:
     """The error line of something that was found."""
     return f"{shown(path)} is {found.what}; {found.then}"
-
-
-def of_file(path: Path) -> Found | None:
-    """What a file is, or None where nothing is known about it."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return None
-    if not size:
-        return Found("empty", _AGAIN)
-    if path.name.endswith(_PARTIAL):
-        return Found("an interrupted download", "let it finish")
-    if head.startswith(_POINTER):
-        return Found("a git-lfs pointer, not the file it points to", f"run git lfs pull, or {_AGAIN}")
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE_STARTS):
-        return Found("a web page", f"{_AGAIN} (on the hub: its download link, not its page)")
-    for magic, what, then in _MAGIC:
-        if head.startswith(magic):
-            return Found(what, then)
-    if head[257:262] == b"ustar":
-        return Found("a tar archive", "unpack it and give what is inside")
-    if path.suffix == ".onnx":
-        return Found("a model in ONNX", _NO_COMMAND)
-    if head.startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        return _of_checkpoint(path, head)
-    if _is_safetensors(head, size):
-        return _of_safetensors(path)
-    return _of_text(head, size)
 
 
 def of_folder(folder: Path) -> Found | None:
@@ -148,88 +80,6 @@ def of_folder(folder: Path) -> Found | None:
     if quantized := _quantized(folder, config):
         return quantized
     return _language(folder, config) or _without_weights(folder)
-
-
-def pointers(folder: Path) -> list[str]:
-    """Names of files below `folder` that are pointers of git-lfs in the place of weights, sorted."""
-    return [
-        path.relative_to(folder).as_posix()
-        for path in sorted(folder.rglob("*.safetensors"))
-        if path.is_file() and path.stat().st_size < _LONGEST_ANSWER and _head(path).startswith(_POINTER)
-    ]
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEAD)
-    except OSError:
-        return b""
-
-
-def _of_checkpoint(path: Path, head: bytes) -> Found | None:
-    """What a zip archive or a pickle is: torch.save writes both."""
-    if not head.startswith(b"PK"):
-        return _by_tensors(path.open("rb").read(_NAMES))
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            pickle = next((name for name in names if name.endswith("/data.pkl")), None)
-            if any("/code/" in name for name in names):
-                return Found("a TorchScript program", f"{_NO_COMMAND}: get the checkpoint it was made from")
-            if pickle is not None:
-                with archive.open(pickle) as stream:
-                    return _by_tensors(stream.read(_NAMES))
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError):
-        return Found("cut short or damaged (a zip archive without a readable list of files)", _AGAIN)
-    if any(name.endswith(".npy") for name in names):
-        return Found("a NumPy archive", _NO_COMMAND)
-    return Found("a zip archive", "unpack it and give what is inside")
-
-
-def _by_tensors(content: bytes) -> Found:
-    for name, what, kind in _TENSORS:
-        if name in content:
-            return Found(what, f"give it to `opentar import tar` as {kind}" if kind else _NO_COMMAND, kind)
-    return Found("a file of torch.save", "`opentar import tar` takes the published ones", TORCH)
-
-
-def _is_safetensors(head: bytes, size: int) -> bool:
-    length = int.from_bytes(head[:8], "little")
-    return head[8:9] == b"{" and 2 <= length <= 100_000_000 and size > 8
-
-
-def _of_safetensors(path: Path) -> Found:
-    needed = _safetensors_bytes(path)
-    if needed is None or needed > path.stat().st_size:
-        told = "" if needed is None else f" ({path.stat().st_size:,} of {needed:,} bytes)"
-        return Found(f"a safetensors file that is cut short{told}", _AGAIN)
-    return Found("a safetensors file", "another kind of file, or a folder, is expected here", SAFETENSORS)
-
-
-def _safetensors_bytes(path: Path) -> int | None:
-    """How long the header says the file is; None where it is not whole."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            content = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in content.items() if name != "__metadata__"]
-            return 8 + length + max((int(end) for end in ends), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-            return None
-
-
-def _of_text(head: bytes, size: int) -> Found | None:
-    """Short texts: JSON, or what a server answered in place of the file."""
-    if size > _LONGEST_ANSWER:
-        return None
-    try:
-        text = head.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    if not all(letter.isprintable() or letter.isspace() for letter in text):
-        return None
-    return Found(f"a text ({shown(text.strip())})", _AGAIN)
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
@@ -269,7 +119,7 @@ def _adapter(folder: Path) -> Found:
     of = f" of {shown(base)}" if base else ""
     return Found(
         f"a PEFT adapter ({kind}{of}), which holds changes to a model and no model",
-        f"{_NO_COMMAND}: merge it into its base model (peft: merge_and_unload) and give the merged folder",
+        f"{NO_COMMAND}: merge it into its base model (peft: merge_and_unload) and give the merged folder",
     )
 
 
@@ -281,10 +131,10 @@ def _pipeline(folder: Path) -> Found:
         return Found(what, "it is a diffusion de-tokenizer: give it to `opentar import tar` as --sana", SANA)
     if not index:
         # Whoever reads it can say what is wrong with it.
-        return Found("a diffusers pipeline with a damaged model_index.json", _AGAIN, SANA)
+        return Found("a diffusers pipeline with a damaged model_index.json", AGAIN, SANA)
     # A folder given as --sana is told in detail, part by part, by the reader of such folders.
     kind = SANA if {"transformer", "vae", "scheduler"} & set(index) and "unet" not in index else ""
-    return Found(f"a diffusers pipeline ({name})", f"{_NO_COMMAND}: only SANA folders are read", kind)
+    return Found(f"a diffusers pipeline ({name})", f"{NO_COMMAND}: only SANA folders are read", kind)
 
 
 def _quantized(folder: Path, config: Mapping[str, Any]) -> Found | None:
@@ -298,7 +148,7 @@ def _quantized(folder: Path, config: Mapping[str, Any]) -> Found | None:
         name, kind = marks[0]
         return Found(
             f"a folder of quantized tensors ({shown(name)} of type {kind}) whose config.json declares no quantization",
-            f"{_NO_COMMAND}: {again}",
+            f"{NO_COMMAND}: {again}",
         )
     method = _method(declared)
     if not marks and any(folder.glob("*.safetensors")):
@@ -307,7 +157,7 @@ def _quantized(folder: Path, config: Mapping[str, Any]) -> Found | None:
             "remove quantization_config from config.json if these are the whole weights, or get the folder again",
         )
     shows = f", such as {shown(marks[0][0])}" if marks else ""
-    return Found(f"a quantized model ({method}{shows})", f"{_NO_COMMAND}: {again}")
+    return Found(f"a quantized model ({method}{shows})", f"{NO_COMMAND}: {again}")
 
 
 def _method(declared: Any) -> str:
@@ -341,21 +191,21 @@ def _language(folder: Path, config: Mapping[str, Any]) -> Found | None:
     if kind in ("qwen2", "llava_qwen"):
         return Found(f"a language model of transformers ({kind})", "give it to `opentar import tar` as --llm", LANGUAGE)
     # Given as --llm, its reader says which types are known.
-    return Found(f"a model of transformers ({kind})", f"{_NO_COMMAND}: only Qwen2 models of Tar are read", LANGUAGE)
+    return Found(f"a model of transformers ({kind})", f"{NO_COMMAND}: only Qwen2 models of Tar are read", LANGUAGE)
 
 
 def _without_weights(folder: Path) -> Found | None:
     """What lies in a folder that has no weights that are read."""
     if any(folder.glob("*.safetensors")):
         return None
-    waiting = [path.name for path in sorted(folder.rglob("*")) if path.name.endswith(_PARTIAL) and path.is_file()]
+    waiting = [path.name for path in sorted(folder.rglob("*")) if path.name.endswith(PARTIAL) and path.is_file()]
     if waiting:
         return Found(f"a folder that is partly downloaded ({shown(waiting[0])})", "let the download go on to its end")
     if (folder / "snapshots").is_dir() and (folder / "refs").is_dir():
         return Found("a folder of huggingface_hub's cache", "give the folder below its snapshots/")
     for pattern, what in _OTHER_FORMATS:
         if any(folder.glob(pattern)):
-            then = f"{_NO_COMMAND}: only weights in safetensors are read; "
+            then = f"{NO_COMMAND}: only weights in safetensors are read; "
             return Found(f"a folder with {what}", then + "get it so, or save it again with transformers")
     if (folder / "transformer").is_dir() or (folder / "vae").is_dir():
         # A pipeline that lacks its model_index.json: its reader says so.

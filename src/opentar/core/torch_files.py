@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from opentar.core.errors import WeightsError, shown
-from opentar.core.foreign import AR, TA_TOK, VQGAN, of_file, refuse_foreign
+from opentar.core.foreign import refuse_foreign
+from opentar.core.foreign_files import AR, TA_TOK, VQGAN, of_file
 from opentar.core.pickled_names import path_to
 
 _BLOCK = 16 << 20

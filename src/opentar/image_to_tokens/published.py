@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from opentar.core.errors import ConfigError, WeightsError, nearest, shown
-from opentar.core.foreign import TA_TOK
+from opentar.core.foreign_files import TA_TOK
 from opentar.core.tensors import check_plain
 from opentar.core.torch_files import model_of
 from opentar.image_to_tokens.decoder import DecoderConfig

@@ -8,7 +8,6 @@ folder brings along (`auto_map`) is never imported; the architecture is ours or 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +19,12 @@ from transformers import Qwen2ForCausalLM
 
 from opentar.core.bounds import bounded_by
 from opentar.core.errors import ConfigError, WeightsError, shown
-from opentar.core.foreign import LANGUAGE, SAFETENSORS, of_file, refuse_foreign
+from opentar.core.foreign import refuse_foreign
+from opentar.core.foreign_files import LANGUAGE, SAFETENSORS, of_file
 from opentar.core.tensors import check_kind, same_numbers
 from opentar.language.model import LanguageConfig
-from opentar.language.tokenizer import FILE, SPLIT, TextTokenizer
-from opentar.vocab import POOLS
+from opentar.language.published_tokenizer import new_tokens, read_json, tokenizer_json
+from opentar.language.tokenizer import TextTokenizer
 
 MODEL_TYPES = ("qwen2", "llava_qwen")
 PUBLISHED_GRID = 27
@@ -32,8 +32,6 @@ VISION_TOWER = "model.vision_tower."
 """Keys of the authors' trainer that repeat the image tokenizer; it is loaded from its own file."""
 _HEAD, _TABLE = "lm_head.weight", "model.embed_tokens.weight"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-SLOW_FILES = ("vocab.json", "merges.txt", "added_tokens.json")
-"""The same tokenizer as older libraries save it."""
 _SIZES = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size"),
     "max_position_embeddings",
@@ -59,11 +57,11 @@ def read_llm(folder: str | Path, grid_side: int = PUBLISHED_GRID) -> PublishedLa
     """
     folder = Path(folder)
     refuse_foreign(folder, LANGUAGE)
-    data = _json(folder / "config.json")
+    data = read_json(folder / "config.json")
     _check_architecture(data, folder / "config.json")
-    text, added = _tokenizer_json(folder)
+    text, added = tokenizer_json(folder)
     tokenizer = TextTokenizer.from_json(text)
-    start, codebook_size = _new_tokens(added, folder)
+    start, codebook_size = new_tokens(added, folder)
     source = _source(folder)
     weights = _weights(folder, source)
     state = weights.state
@@ -179,78 +177,6 @@ def _check_number(data: Mapping[str, Any], name: str, kind: type, path: Path) ->
         raise WeightsError(f"{path}: {name} is {shown(value)}; expected a positive {'whole ' * (kind is int)}number")
 
 
-def _tokenizer_json(folder: Path) -> tuple[str, list[dict[str, Any]]]:
-    """The folder's tokenizer.json, made of the older files where only those are there, and its added tokens."""
-    path = folder / FILE
-    if path.is_file() or not all((folder / name).is_file() for name in SLOW_FILES):
-        data = _json(path)
-    else:
-        data = _from_slow_files(folder)
-        path = folder / SLOW_FILES[2]
-    added = data.get("added_tokens", [])
-    for entry in added if isinstance(added, list) else [None]:
-        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str) or type(entry.get("id")) is not int:
-            raise WeightsError(f"{path}: added tokens are not a list of names and ids; get the file again")
-    return json.dumps(data), added
-
-
-def _from_slow_files(folder: Path) -> dict[str, Any]:
-    """Qwen2's tokenizer.json from vocab.json, merges.txt and added_tokens.json."""
-    try:
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{folder / 'merges.txt'} cannot be read: {error}") from error
-    merges = [line for line in lines if line.strip() and not line.startswith("#version")]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False}
-    added = _json(folder / "added_tokens.json")
-    split = {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False}
-    bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": number, "content": name, **flags, "normalized": False, "special": name.startswith(("<|", "<im_"))}
-            for name, number in added.items()
-        ],
-        "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes_]},
-        "post_processor": None,
-        "decoder": bytes_,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "vocab": _json(folder / "vocab.json"),
-            "merges": merges,
-        },
-    }
-
-
-def _new_tokens(added: list[dict[str, Any]], folder: Path) -> tuple[int, int]:
-    """(id of <im_start>, number of codes), after checking that boundaries, scales and codes stand in one run."""
-    path = folder / FILE
-    ids = {entry["content"]: entry["id"] for entry in added}
-    if "<im_start>" not in ids:
-        raise WeightsError(f"{path} has no <im_start>; this folder was not extended with image codes")
-    start = int(ids["<im_start>"])
-    codes = sum(1 for name in ids if name.startswith("<I") and name[2:-1].isdigit())
-    expected = [
-        "<im_start>",
-        "<im_end>",
-        *(f"<S{pool - 1}>" for pool in POOLS),
-        *(f"<I{code}>" for code in range(codes)),
-    ]
-    for place, name in enumerate(expected):
-        if ids.get(name) != start + place:
-            raise WeightsError(f"{path}: {name} has id {ids.get(name)}; in the published order it is {start + place}")
-    return start, codes
-
-
 class _Source(NamedTuple):
     """Which files of a folder hold its weights."""
 
@@ -302,7 +228,7 @@ def _source(folder: Path) -> _Source:
 
 
 def _places(index: Path) -> dict[str, str]:
-    wanted = _json(index).get("weight_map")
+    wanted = read_json(index).get("weight_map")
     if not isinstance(wanted, dict) or not all(isinstance(name, str) for name in wanted.values()):
         raise WeightsError(f"{index} has no weight_map of names; get the file again")
     for name in sorted(set(wanted.values())):
@@ -361,13 +287,3 @@ def _check_shapes(config: LanguageConfig, state: Mapping[str, Tensor], folder: P
     for name in state:
         if name not in expected:
             raise WeightsError(f"{folder} has the unknown tensor {shown(name)}; expected those of a Qwen2 only")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is missing or damaged: {error}") from error
-    if not isinstance(data, dict):
-        raise WeightsError(f"{path} is damaged: it must hold a JSON object")
-    return data

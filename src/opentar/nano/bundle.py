@@ -85,10 +85,10 @@ def restate(model: Path) -> None:
     Every other file stays as it is, byte for byte. Raises WeightsError, ConfigError or OutputError.
     """
     config = dataclasses.replace(read_model_config(model), known_words=known_words())
-    with atomic_folder(model) as stage:
+    with atomic_folder(model) as unfinished:
         for part in config.parts:
-            shutil.copytree(model / part, stage / part)
-        language = stage / "language"
+            shutil.copytree(model / part, unfinished / part)
+        language = unfinished / "language"
         values = read_config(language)
         values["opentar"]["template"] = to_dict(template())
         with atomic_folder(language) as renewed:
@@ -96,7 +96,7 @@ def restate(model: Path) -> None:
                 shutil.copyfile(language / name, renewed / name)
             text = json.dumps(values, ensure_ascii=False, indent=2)
             (renewed / CONFIG).write_text(text + "\n", encoding="utf-8")
-        write_config(stage, config)
+        write_config(unfinished, config)
 
 
 def template() -> ChatTemplate:

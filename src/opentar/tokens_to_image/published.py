@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from opentar.core.errors import ConfigError, WeightsError, nearest, shown
-from opentar.core.foreign import AR
-from opentar.core.foreign import VQGAN as VQ
+from opentar.core.foreign_files import AR
+from opentar.core.foreign_files import VQGAN as VQ
 from opentar.core.tensors import check_plain
 from opentar.core.torch_files import model_of
 from opentar.tokens_to_image.ar import ARConfig, ARTransformer

@@ -22,7 +22,8 @@ from opentar.checkpoints.model_folder import read_config as read_model_config
 from opentar.core.disk import check_room
 from opentar.core.errors import ConfigError, OutputError, nearest, shown
 from opentar.core.folder import CONFIG, atomic_folder, read_config
-from opentar.core.foreign import MODEL, refuse_foreign
+from opentar.core.foreign import refuse_foreign
+from opentar.core.foreign_files import MODEL
 from opentar.core.memory import check_memory
 from opentar.core.progress import Progress
 from opentar.core.storage import write_tensors

@@ -22,7 +22,8 @@ from torch import Tensor
 from opentar.core.bounds import bounded_by
 from opentar.core.config import to_dict
 from opentar.core.errors import OpenTarError, WeightsError, nearest, shown
-from opentar.core.foreign import SANA, refuse_foreign
+from opentar.core.foreign import refuse_foreign
+from opentar.core.foreign_files import SANA
 from opentar.core.storage import write_tensors
 from opentar.core.tensors import check_kind, check_numbers, check_plain, copy_checked, each_tensor_of
 from opentar.core.torch_files import read_torch_file
