@@ -19,7 +19,6 @@ from opentar.nano.world.captions import plain
 from opentar.nano.world.concepts import load_concepts
 from opentar.nano.world.layout import Draws
 from opentar.nano.world.questions import NEGATIVES, absent_concept, presence_question
-from opentar.nano.world.render import load_book
 from opentar.nano.world.scenes import SceneGenerator
 from opentar.nano.world.spec import KINDS, SceneSpec, relation
 
@@ -36,9 +35,9 @@ GENEVAL_TAGS: dict[str, str] = {
 }
 """GenEval's tags and the world's kinds."""
 
-VAL_SIZE, COMBO_SIZE, STYLE_SIZE, POPE_SIZE, GENEVAL_SIZE = 2000, 3000, 1200, 1000, 100
+COMBO_SIZE, POPE_SIZE, GENEVAL_SIZE = 3000, 1000, 100
 
-_SEEDS = {"val": 101, "test_combo": 102, "test_style": 103, "pope": 104, "geneval": 105, "val_style": 106}
+_SEEDS = {"test_combo": 102, "pope": 104, "geneval": 105}
 _FRESH_TRIES = 200
 
 
@@ -54,12 +53,6 @@ def _item_rng(name: str, *index: int) -> np.random.Generator:
     return np.random.default_rng([_SEEDS[name], *index])
 
 
-def val_scenes(number: int = VAL_SIZE) -> tuple[FixedScene, ...]:
-    """Validation: held-out validation combinations in training styles, the usual mixture of kinds."""
-    generator = SceneGenerator("val")
-    return tuple(FixedScene(id=f"val-{n:04d}", spec=generator.sample(_item_rng("val", n))) for n in range(number))
-
-
 def combo_scenes(number: int = COMBO_SIZE) -> tuple[FixedScene, ...]:
     """Test combinations in training styles, equally many of each kind that has any (500 a kind); ids name the kind."""
     generator = SceneGenerator("test")
@@ -67,20 +60,6 @@ def combo_scenes(number: int = COMBO_SIZE) -> tuple[FixedScene, ...]:
     return tuple(
         FixedScene(id=f"combo-{kind}-{n:04d}", spec=generator.sample(_item_rng("test_combo", n), kind))
         for n, kind in enumerate(kinds)
-    )
-
-
-def style_scenes(split: str = "test", number: int = STYLE_SIZE) -> tuple[FixedScene, ...]:
-    """Unseen styles ("test": openmoji, "val": fxemoji and streamline) in training combinations, all kinds in turn.
-
-    Only the style is new here, so that a fall against the training styles is the style's. Render with
-    `load_book(split)`. Raises DataError where these sprites are not installed.
-    """
-    name = "test_style" if split == "test" else "val_style"
-    generator = SceneGenerator("train", sprites=load_book(split))
-    return tuple(
-        FixedScene(id=f"{name}-{n:04d}", spec=generator.sample(_item_rng(name, n), KINDS[n % len(KINDS)]))
-        for n in range(number)
     )
 
 
