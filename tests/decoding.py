@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from opentar.engine.backends.torch_backend import TorchBackend
-from opentar.engine.events import Done
-from opentar.engine.groups import Job, group_of
+from opentar.engine.engine import Engine
+from opentar.engine.events import Done, Failed
+from opentar.engine.jobs import Job
 from opentar.engine.request import Codes, Grammar, Request, Sampling, Text
 from opentar.language.model import TarLanguageModel
 from opentar.vocab import Scale
@@ -17,10 +18,24 @@ Prompts = Sequence[Sequence[int]]
 
 
 def _run(model: TarLanguageModel, jobs: list[Job]) -> list[list[int]]:
-    group, ended = group_of(TorchBackend(model), jobs), dict[int, list[int]]()
-    while group.jobs:
-        ended |= {event.ticket: list(event.ids) for event in group.step() if isinstance(event, Done)}
+    engine, ended = Engine(TorchBackend(model), builder=None), dict[int, list[int]]()  # type: ignore[arg-type]
+    for job in jobs:
+        engine.add(job)
+    while not engine.idle:
+        for event in engine.step():
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Done):
+                ended[event.ticket] = list(event.ids)
     return [ended[job.ticket] for job in jobs]
+
+
+def next_logits(model: TarLanguageModel, prompt: Sequence[int]) -> torch.Tensor:
+    """Logits (1, rows of the table) of the id that follows a prompt."""
+    backend = TorchBackend(model)
+    slots = backend.open(1)
+    backend.extend(slots, [prompt])
+    return backend.logits(slots, range(model.config.table_rows))
 
 
 def _jobs(prompts: Prompts, grammar: Grammar, sampling: Sampling, seeds: Sequence[int], others: Prompts) -> list[Job]:
@@ -57,3 +72,8 @@ def generate_text(model: TarLanguageModel, prompts: Prompts, max_new_tokens: int
     """The likeliest ids of text after these ids."""
     grammar = Text(max_new_tokens=max_new_tokens)
     return _run(model, _jobs(prompts, grammar, Sampling(), [0] * len(prompts), ()))
+
+
+def code_ids(model: TarLanguageModel) -> range:
+    """The ids of codes."""
+    return range(model.vocab.first_code, model.vocab.size)

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 import sequences
-from opentar.core.errors import ConfigError, ModelError, PromptError
-from opentar.engine.backends.torch_backend import TorchBackend, pad_left
+from decoding import code_ids
+from opentar.core.errors import ConfigError, PromptError
+from opentar.engine.backends.torch_backend import TorchBackend
 from opentar.engine.engine import Engine
 from opentar.engine.events import CodeDrawn, Done, Failed, TokenSaid
 from opentar.engine.request import Choice, Codes, Request, Sampling, Text, unprompted
+from opentar.engine.running import may_say
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.language.prompt import Drawn, PromptBuilder, Shown, Turn
 from opentar.vocab import Scale
@@ -51,7 +53,7 @@ def answers(engine: Engine, *requests: Request) -> list[list[int]]:
 def draw_without_cache(model: TarLanguageModel, prompt: list[int], length: int) -> list[int]:
     ids = list(prompt)
     for _ in range(length):
-        code = int(model.code_logits(model.hidden(torch.tensor([ids]))[0, -1]).argmax())
+        code = int(model.head(model.hidden(torch.tensor([ids]))[0, -1], code_ids(model)).argmax())
         ids.append(model.vocab.code_token(code))
     return [model.vocab.code_of(token) for token in ids[len(prompt) :]]
 
@@ -96,7 +98,7 @@ def test_guidance_is_the_sum_of_both_sides(engine: Engine, model: TarLanguageMod
     sides = []
     for side in (turns, unprompted(turns)):
         with torch.no_grad():
-            sides.append(model.code_logits(model.hidden(torch.tensor([builder.prefix(side, scale)]))[0, -1]))
+            sides.append(model.head(model.hidden(torch.tensor([builder.prefix(side, scale)]))[0, -1], code_ids(model)))
     wanted = int((sides[1] + 2.5 * (sides[0] - sides[1])).argmax())
     first = next(iter(engine.run([drawing("a dog", scale, temperature=0, guidance=2.5)])))
     assert isinstance(first, CodeDrawn) and (first.code, first.step, first.total) == (wanted, 1, scale.length)
@@ -152,8 +154,9 @@ def test_what_cannot_run_is_refused_before_anything_runs(engine: Engine) -> None
         reading("a dog", tokens=0)
     with pytest.raises(PromptError, match="no choice"):
         Choice(texts=())
-    with pytest.raises(PromptError, match="no prompt"):
-        engine.backend.prefill([])
+    for pieces in ([], [[]]):
+        with pytest.raises(PromptError, match="no prompt"):
+            engine.backend.extend(engine.backend.open(len(pieces)), pieces)
 
 
 def test_answers_hold_only_text_and_do_not_depend_on_company(engine: Engine) -> None:
@@ -205,7 +208,9 @@ def test_choices_have_the_probabilities_of_whole_answers(engine: Engine, model: 
         for column, choice in enumerate(choices):
             said = [*builder.answer(choice), model.config.end]
             hidden = model.hidden(torch.tensor([[*prompt, *said]]))[0, len(prompt) - 1 : -1]
-            logs[row, column] = model.text_logits(hidden).log_softmax(-1)[range(len(said)), said].sum()
+            banned = ~may_say(model.config)
+            logits = model.head(hidden, range(len(banned))).masked_fill(banned, float("-inf"))
+            logs[row, column] = logits.log_softmax(-1)[range(len(said)), said].sum()
     requests = [Request(turns=asked(*own), grammar=Choice(texts=choices)) for own in parts]
     found = torch.tensor([event.probabilities for event in engine.run(requests)])
     torch.testing.assert_close(found, logs.softmax(-1), atol=1e-5, rtol=1e-4)
@@ -246,39 +251,7 @@ def test_whoever_stops_listening_leaves_the_engine_idle(engine: Engine) -> None:
     assert engine.idle and engine.step() == []
 
 
-def test_a_step_that_fails_fails_only_what_was_in_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(prompts, answers, allowed):
-        raise ModelError("the weights are gone")
-
-    monkeypatch.setattr(engine.backend, "log_probabilities", broken)
-    choice = Request(turns=asked("a dog?"), grammar=Choice(texts=("yes", "no")))
-    scale = engine.builder.vocab.scale(2)
-    first, last = drawing("a dog", scale), drawing("a cat", scale)
-    events = list(engine.run([first, choice, last]))
-    failed = [event for event in events if isinstance(event, Failed)]
-    assert [str(event.error) for event in failed] == ["the weights are gone"]
-    assert len([event for event in events if isinstance(event, Done)]) == 2
-
-
-def test_rows_can_be_dropped_doubled_and_put_in_another_order(engine: Engine) -> None:
-    prompts = [engine.builder.prefix(asked(text)) for text in TEXTS]
-    ids = range(engine.backend.config.text_size)
-    rows = engine.backend.prefill(prompts)
-    rows.keep([2, 0, 0])
-    rows.step(torch.tensor([5, 6, 7]))
-    for place, (row, token) in enumerate(((2, 5), (0, 6), (0, 7))):
-        alone = engine.backend.prefill([[*prompts[row], token]])
-        torch.testing.assert_close(rows.logits(ids)[place], alone.logits(ids)[0], atol=1e-4, rtol=1e-4)
-
-
-def test_pad_left() -> None:
-    ids, real = pad_left([[1, 2, 3], [4]], 9)
-    assert ids.tolist() == [[1, 2, 3], [9, 9, 4]]
-    assert real.tolist() == [[True, True, True], [False, False, True]]
-
-
 def test_an_answer_that_is_cut_cuts_no_other(engine: Engine, model: TarLanguageModel) -> None:
-    """Rows of a batch begin together, so a prompt that leaves no room would shorten its neighbours' answers."""
     limit, short = model.config.max_length, reading("a dog", tokens=12)
     prefix = len(engine.builder.prefix(short.turns))
     full = reading("a dog" + " dog" * (limit - prefix - 3), tokens=12)
@@ -294,21 +267,6 @@ def test_a_run_is_refused_while_the_engine_has_other_work(engine: Engine) -> Non
         engine.results([reading("a cat")])
     engine.cancel(ticket)
     assert len(engine.results([reading("a cat")])) == 1
-
-
-def test_a_step_that_breaks_leaves_no_half_group(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
-        raise MemoryError("the machine gave out")
-
-    request = reading("a dog")
-    whole = answers(engine, request)
-    engine.submit(request)
-    with monkeypatch.context() as patch:
-        patch.setattr("opentar.engine.groups.sample", broken)
-        with pytest.raises(MemoryError):
-            engine.step()
-    assert engine.idle
-    assert answers(engine, request) == whole
 
 
 def test_a_choice_that_is_too_long_is_refused_when_it_is_asked(engine: Engine, model: TarLanguageModel) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 from torch.nn import functional
 
 import sequences as built
-from decoding import draw_codes
+from decoding import draw_codes, next_logits
 from opentar.engine.backends.torch_backend import TorchBackend
 from opentar.image_to_tokens.decoder import resize_positions
 from opentar.image_to_tokens.encoder import pool_grid
@@ -283,7 +283,7 @@ def _drawing(
             start = next(place for place in range(len(ids)) if ids[place - 2 : place] == opening)
             prompt = built.draw(builder, _said_by_user(builder, ids[: start - 2])[1], scale)
             yield _integers("llm", "prompt of a drawing", key, prompt, np.array(ids[:start]))
-            logits = TorchBackend(model).prefill([prompt]).logits(range(model.config.table_rows))
+            logits = next_logits(model, prompt)
             yield _floats("llm", "logits of a drawing", f"{front}.last_logits", logits, logits_BV[row : row + 1])
             columns = logits_BV[row, builder.vocab.first_code : builder.vocab.size]
             best = np.sort(columns)[-2:]
@@ -300,7 +300,7 @@ def _reading(model: TarLanguageModel, builder: PromptBuilder, values: Values, fr
         codes, text = _said_by_user(builder, ids)
         prompt = built.read(builder, [codes], text.removeprefix("\n"))
         yield _integers("llm", "prompt of a reading", f"{front}.ids", prompt, np.array(ids))
-        logits = TorchBackend(model).prefill([prompt]).logits(range(model.config.table_rows))
+        logits = next_logits(model, prompt)
         key = f"{front}.last_logits"
         yield _floats("llm", "logits of a reading", key, logits, values[key][row : row + 1])
         if f"{front}.seq" in values:
@@ -313,11 +313,13 @@ def _greedy(
     model: TarLanguageModel, key: str, prompt: list[int], theirs: np.ndarray, gaps: np.ndarray, what: str
 ) -> Check:
     """Argmax over the whole vocabulary with the cache."""
-    rows = TorchBackend(model).prefill([prompt])
-    ours: list[int] = []
+    backend = TorchBackend(model)
+    slots = backend.open(1)
+    ours, piece = list[int](), list(prompt)
     for _ in theirs:
-        ours.append(int(rows.logits(range(model.config.table_rows))[0].argmax()))
-        rows.step(torch.tensor(ours[-1:]))
+        backend.extend(slots, [piece])
+        piece = [int(backend.logits(slots, range(model.config.table_rows))[0].argmax())]
+        ours += piece
     return _integers("llm", what, key, ours, theirs, _until_tie(gaps[: len(theirs)]))
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sequences
-from decoding import draw_codes, generate_text
+from decoding import code_ids, draw_codes, generate_text
 from opentar.core.errors import WeightsError
 from opentar.language.folder import check_tokenizer
 from opentar.language.model import TarLanguageModel
@@ -82,7 +82,10 @@ def test_guidance_with_the_published_template(model: TarLanguageModel, builder: 
     codes = draw_codes(model, [given], grid, [0], temperature=0, guidance=scale, unconditional=[without])
     spelled: list[int] = []
     for code in codes[0, :12].tolist():
-        sides = [model.code_logits(model.hidden(torch.tensor([[*ids, *spelled]]))[:, -1]) for ids in (given, without)]
+        sides = [
+            model.head(model.hidden(torch.tensor([[*ids, *spelled]]))[:, -1], code_ids(model))
+            for ids in (given, without)
+        ]
         logits = guide(*sides, scale)[0]
         assert logits[code] > logits.max() - 1e-4
         spelled.append(builder.vocab.code_token(code))

@@ -75,3 +75,10 @@ def peak_gigabytes() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left: Python's own, CUDA's, or that of PyTorch on a CPU."""
+    return isinstance(error, MemoryError) or any(
+        said in str(error) for said in ("out of memory", "can't allocate memory")
+    )

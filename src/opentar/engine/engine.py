@@ -1,4 +1,4 @@
-"""The engine: admits requests, runs those that are alike side by side, tells what happens, cancels within a step."""
+"""The engine: admits requests, runs all of them side by side, tells what happens, cancels within a step."""
 
 from __future__ import annotations
 
@@ -6,19 +6,31 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from opentar.core.errors import ConfigError, OpenTarError
+import torch
+from torch import Tensor
+
+from opentar.core.errors import ConfigError, ModelError, OpenTarError
+from opentar.core.memory import is_out_of_memory
 from opentar.engine.backends.protocol import Backend
+from opentar.engine.beginnings import Beginnings
 from opentar.engine.events import Done, Event, Failed
-from opentar.engine.groups import Group, Job, alike, crowded, group_of, job_of
-from opentar.engine.request import Request
+from opentar.engine.jobs import Job, job_of, picture_end
+from opentar.engine.request import Request, Sampling
+from opentar.engine.running import Running, by_ids, running
 from opentar.language.prompt import PromptBuilder
+from opentar.nn.sampling import gumbel_sample
 
 BATCH = 16
 """Requests that run side by side; more only cost memory."""
+ADMITTED_IDS = 1024
+"""Ids of prompts that are read in one step while others wait for their next id; one prompt at least."""
 
 
 class Engine:
-    """Runs requests on one language model.
+    """Runs requests on one language model, of any kind and length beside each other.
+
+    A request gets the same ids alone and among others, as far as the backend computes the same logits: matrix products
+    of one row and of several may round differently, and an id changes where the two likeliest are closer than that.
 
     Args:
         backend: runs the language model.
@@ -30,45 +42,45 @@ class Engine:
         self.backend, self.builder, self.batch = backend, builder, batch
         self._tickets = count()
         self._waiting: deque[Job] = deque()
-        self._group: Group | None = None
+        self._running: list[Running] = []
+        self._beginnings = Beginnings(backend)
 
     def submit(self, request: Request) -> int:
         """Admit a request; returns its ticket. Raises PromptError or ConfigError for one that cannot run."""
         ticket = next(self._tickets)
-        self._waiting.append(job_of(ticket, request, self.builder, self.backend.config.end))
+        self.add(job_of(ticket, request, self.builder, self.backend.config))
         return ticket
+
+    def add(self, job: Job) -> None:
+        """Admit a request whose ids are known already, under a ticket that no other has."""
+        self._waiting.append(job)
 
     def cancel(self, ticket: int) -> None:
         """Let a request go before the next step; one that has ended is no matter."""
         self._waiting = deque(job for job in self._waiting if job.ticket != ticket)
-        if self._group is not None:
-            self._group.drop(ticket)
+        self._let_go([one for one in self._running if one.job.ticket == ticket])
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not self._waiting and (self._group is None or not self._group.jobs)
+        return not self._waiting and not self._running
 
     def step(self) -> list[Event]:
-        """One step of whatever runs; nothing where the engine is idle.
+        """Read the prompts that there is room for, then one id of every request; nothing where the engine is idle.
 
-        What goes wrong in a step is told as `Failed` for each request that was in it; those that wait go on.
+        What goes wrong with one request is told as `Failed` and leaves the others as they are; a backend that fails
+        fails all that run, and those that wait go on.
         """
-        jobs: list[Job] = []
         try:
-            if self._group is None or not self._group.jobs:
-                jobs = self._next_jobs()
-                if not jobs:
-                    return []
-                self._group = group_of(self.backend, jobs)
-            jobs = list(self._group.jobs)
-            return self._group.step()
+            events = self._admit()
+            return [*events, *self._advance()] if self._running else events
         except OpenTarError as error:
-            self._group = None
-            return [Failed(job.ticket, error) for job in jobs]
+            failed: list[Event] = [Failed(one.job.ticket, error) for one in self._running]
+            self._let_go(list(self._running))
+            return failed
         except BaseException:
-            # Out of memory, or Ctrl-C: codes and cache may differ by a step, so nobody goes on with them.
-            self._group = None
+            # Ctrl-C, or out of memory between two ids: slots may differ by one, so nobody goes on with them.
+            self._let_go(list(self._running))
             raise
 
     def run(self, requests: Sequence[Request]) -> Iterator[Event]:
@@ -99,18 +111,113 @@ class Engine:
                 ended[event.ticket] = event
         return [ended[ticket] for ticket in sorted(ended)]
 
-    def _next_jobs(self) -> list[Job]:
-        """The first that waits, and the next ones like it."""
-        chosen: list[Job] = []
-        while self._waiting and len(chosen) < self.batch:
-            if chosen and not self._fit(chosen[0], self._waiting[0]):
+    def _admit(self) -> list[Event]:
+        """Read prompts of requests that wait; tells of those that cannot be read."""
+        fresh: list[Running] = []
+        ids, others = 0, bool(self._running)
+        while self._waiting and len(self._running) + len(fresh) < self.batch:
+            ids += len(self._waiting[0].prefix)
+            if others and fresh and ids > ADMITTED_IDS:
                 break
-            chosen.append(self._waiting.popleft())
-        return chosen
+            fresh.append(running(self._waiting.popleft(), self.backend))
+        if not fresh:
+            return []
+        try:
+            self._read(fresh)
+            return []
+        except (OpenTarError, MemoryError, RuntimeError) as error:
+            if len(fresh) == 1:
+                return [Failed(fresh[0].job.ticket, _told(error))]
+        # One of them is at fault; the others are read by themselves.
+        events: list[Event] = []
+        for one in fresh:
+            try:
+                self._read([one])
+            except (OpenTarError, MemoryError, RuntimeError) as error:
+                events.append(Failed(one.job.ticket, _told(error)))
+        return events
 
-    def _fit(self, first: Job, other: Job) -> bool:
-        """Whether two can run side by side. An answer that the model's positions may cut runs alone: rows begin
-        together, so it would cut its neighbours as well.
-        """
-        most = self.backend.config.max_length
-        return alike(first.request) == alike(other.request) and not (crowded(first, most) or crowded(other, most))
+    def _read(self, fresh: Sequence[Running]) -> None:
+        """Read the prompts of requests, which then run. After an error none of them holds a slot."""
+        rests: list[list[int]] = []
+        try:
+            for one in fresh:
+                for prompt in one.prompts:
+                    cut = picture_end(prompt, self.backend.config)
+                    kept = self._beginnings.slot(prompt[:cut]) if cut else None
+                    one.slots += self.backend.open(1) if kept is None else [self.backend.fork(kept)]
+                    rests.append(prompt[cut:])
+            self.backend.extend([slot for one in fresh for slot in one.slots], rests)
+        except BaseException:
+            self._let_go(fresh)
+            raise
+        self._running += fresh
+
+    def _advance(self) -> list[Event]:
+        """One id of every request that runs."""
+        rows: dict[int, Tensor] = {}
+        for ids, those in by_ids(self._running).items():
+            logits_SV = self.backend.logits([slot for one in those for slot in one.slots], ids)
+            own = logits_SV.split([len(one.slots) for one in those])
+            for one, logits in zip(those, own, strict=True):
+                if (row := one.row(logits)) is not None:
+                    rows[one.job.ticket] = row
+        drawn, events = self._draw(rows), list[Event]()
+        for one in list(self._running):
+            found = drawn.get(one.job.ticket, 0)
+            if isinstance(found, OpenTarError):
+                events.append(Failed(one.job.ticket, found))
+                self._let_go([one])
+                continue
+            events += one.take(found)
+            if one.ended:
+                self._let_go([one])
+        if self._running:
+            slots = [slot for one in self._running for slot in one.slots]
+            self.backend.extend(slots, [[token] for one in self._running for token in one.following])
+        return events
+
+    def _draw(self, rows: dict[int, Tensor]) -> dict[int, int | OpenTarError]:
+        """What is drawn from the row of each ticket; an error where a row holds no numbers."""
+        alike: dict[tuple[Sampling, int], list[Running]] = {}
+        for one in self._running:
+            if one.job.ticket in rows:
+                alike.setdefault((one.job.request.sampling, len(one.ids)), []).append(one)
+        found: dict[int, int | OpenTarError] = {}
+        for those in alike.values():
+            try:
+                found |= self._drawn(those, rows)
+            except ModelError:
+                for one in those:
+                    try:
+                        found |= self._drawn([one], rows)
+                    except ModelError as error:
+                        found[one.job.ticket] = error
+        return found
+
+    def _drawn(self, those: Sequence[Running], rows: dict[int, Tensor]) -> dict[int, int]:
+        sampling = those[0].job.request.sampling
+        drawn_B = gumbel_sample(
+            torch.stack([rows[one.job.ticket] for one in those]),
+            sampling.temperature,
+            sampling.top_k,
+            sampling.top_p,
+            [one.job.request.seed for one in those],
+            [one.place for one in those],
+        )
+        return {one.job.ticket: drawn for one, drawn in zip(those, drawn_B.tolist(), strict=True)}
+
+    def _let_go(self, those: Sequence[Running]) -> None:
+        for one in those:
+            self.backend.close(one.slots)
+            one.slots = []
+        self._running = [one for one in self._running if one not in those]
+
+
+def _told(error: Exception) -> OpenTarError:
+    """An error of reading a prompt as one for the user; raises what is none of his."""
+    if isinstance(error, OpenTarError):
+        return error
+    if is_out_of_memory(error):
+        return ModelError("there is not enough memory for this request beside the others; ask for less at once")
+    raise error

@@ -1,6 +1,6 @@
 """The language model: transformers' unmodified Qwen2 over the extended alphabet, and the parts of its head we use.
 
-Shapes: B sequences, T positions, S positions seen (cache included), H hidden width, K codes, C codebook width.
+Shapes: B sequences, T positions, H hidden width, K codes, C codebook width.
 What is added to Qwen2 is only what the alphabet asks for: heads over a part of the rows, code rows that start from the
 image codebook, and a loss that computes the head where something is learned.
 """
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2Config, Qwen2ForCausalLM
-from transformers.cache_utils import Cache
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from opentar.core.bounds import EPS, LAYERS, POSITIONS, SIZE, THETA, bounded_by, within
@@ -193,59 +192,38 @@ class TarLanguageModel(nn.Module):
         kind = self.qwen.model.embed_tokens.weight.dtype
         return torch.float32 if kind == torch.float16 else kind
 
-    def hidden(self, ids_BT: Tensor, real_BS: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def hidden(self, ids_BT: Tensor) -> Tensor:
         """Last hidden states after the final norm, (B, T, H).
 
-        ids_BT: int64 ids. real_BS: bool, False on padding at either end, S = cached positions + T; None means that
-        nothing is padding. Positions count real ids only, so a padded batch gives what its rows give alone. With a
-        cache the T new ids are appended to it. Raises ModelError beyond max_length.
+        ids_BT: int64 ids, filled up on the right where rows are shorter: what is real never sees what comes after it.
+        Raises ModelError beyond max_length.
         """
-        past = 0 if cache is None else cache.get_seq_length()
-        seen = past + ids_BT.shape[1]
+        seen = ids_BT.shape[1]
         if seen > self.config.max_length:
             raise ModelError(f"{seen} positions were asked for; this model has {self.config.max_length}")
-        if real_BS is None:
-            positions = torch.arange(past, seen, device=ids_BT.device)[None]
-        else:
-            positions = (real_BS.cumsum(1) - 1).clamp_(min=0)[:, past:]
         output = self.qwen.model(
             input_ids=ids_BT,
             # The dict is transformers' way to take a ready mask; it skips a costly general construction per call.
-            attention_mask={"full_attention": self._mask(real_BS, past, seen)},
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
+            attention_mask={"full_attention": self._mask(seen)},
+            position_ids=torch.arange(seen, device=ids_BT.device)[None],
+            use_cache=False,
         )
         return output.last_hidden_state
 
-    def _mask(self, real_BS: Tensor | None, past: int, seen: int) -> Tensor | None:
-        """Additive mask (B or 1, 1, T, S), or None where the attention needs none."""
-        one_step = seen - past == 1
-        if real_BS is None and (one_step or (past == 0 and self.config.attention == "sdpa")):
+    def _mask(self, seen: int) -> Tensor | None:
+        """Additive causal mask (1, 1, T, T), or None where the attention makes its own."""
+        if seen == 1 or self.config.attention == "sdpa":
             return None
-        kind = self.dtype
-        allowed = torch.ones(seen - past, seen, dtype=torch.bool, device=self.device).tril_(past)[None]
-        if real_BS is not None:
-            allowed = allowed & real_BS[:, None, :]
-        # The smallest number, not -inf: a padding position may see nothing at all, and -inf would make it NaN.
-        smallest = torch.finfo(kind).min
-        return torch.zeros_like(allowed, dtype=kind).masked_fill_(~allowed, smallest)[:, None]
+        later = torch.ones(seen, seen, dtype=torch.bool, device=self.device).triu_(1)
+        return torch.zeros_like(later, dtype=self.dtype).masked_fill_(later, float("-inf"))[None, None]
+
+    def head(self, hidden: Tensor, ids: range) -> Tensor:
+        """(..., H) -> (..., len(ids)): only these rows of the head are computed."""
+        return product(hidden, self.qwen.lm_head.weight[ids.start : ids.stop])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., H) -> (..., rows) over everything."""
         return product(hidden, self.qwen.lm_head.weight)
-
-    def code_logits(self, hidden: Tensor) -> Tensor:
-        """(..., H) -> (..., K): only the code rows of the head are computed."""
-        first = self.vocab.first_code
-        return product(hidden, self.qwen.lm_head.weight[first : self.vocab.size])
-
-    def text_logits(self, hidden: Tensor) -> Tensor:
-        """(..., H) -> (..., text_size) in fp32: text and <|im_end|>; every other control id is -inf."""
-        logits = product(hidden, self.qwen.lm_head.weight[: self.config.text_size]).float()
-        banned = torch.arange(self.config.text_size, device=logits.device) >= self.config.pieces
-        banned[self.config.end] = False
-        return logits.masked_fill(banned, float("-inf"))
 
     def loss(self, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
         """Mean cross-entropy over the labels that are not -100, a scalar in fp32.

@@ -1,7 +1,7 @@
 """What an engine asks of a language model: ids in, logits over a range of ids out. No hidden states, no weights.
 
-Quantized, adapted and foreign models can keep this promise. Rows are sequences that are continued together; each has
-its place in a cache that belongs to the backend.
+Quantized, adapted and foreign models can keep this promise. A sequence lives in a numbered slot, which holds its keys
+and values. Slots are independent: whatever a call names, the others stay as they are.
 """
 
 from __future__ import annotations
@@ -14,34 +14,32 @@ from torch import Tensor
 if TYPE_CHECKING:
     from opentar.language.model import LanguageConfig
 
-Prompts = Sequence[Sequence[int]]
-"""Ids of several sequences."""
-
-
-class Rows(Protocol):
-    """Sequences in the middle of being continued."""
-
-    def logits(self, ids: range) -> Tensor:
-        """Logits (B, len(ids)) of the next id of each row, over these ids only, in the backend's own type."""
-
-    def step(self, tokens_B: Tensor) -> None:
-        """Append one id, int64 (B,), to each row. Raises ModelError beyond the model's positions."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order: one that is left out is freed, one that is named twice is forked."""
+Pieces = Sequence[Sequence[int]]
+"""Ids for several slots."""
 
 
 class Backend(Protocol):
     """A language model that runs."""
 
+    name: str
+    """What it is called on the command line."""
     config: LanguageConfig
     """Its sizes and its alphabet."""
 
-    def prefill(self, prompts: Prompts) -> Rows:
-        """Read prompts, whose next ids can then be asked for. Raises PromptError for none or an empty one."""
+    def open(self, count: int) -> list[int]:
+        """So many empty slots. Raises ModelError where there are not as many."""
 
-    def log_probabilities(self, prompts: Prompts, answers: Prompts, allowed: Tensor) -> Tensor:
-        """How likely each answer is after the prompt of the same place: natural logarithms, float32 (B,).
+    def extend(self, slots: Sequence[int], pieces: Pieces) -> None:
+        """Append ids to each slot, a whole prompt or the id that was chosen last: at least one.
 
-        `allowed` is bool (R,): which of the ids 0 .. R-1 may be said at all.
+        Raises PromptError for an empty piece, ModelError beyond the model's positions.
         """
+
+    def logits(self, slots: Sequence[int], ids: range) -> Tensor:
+        """Float32 logits (B, len(ids)) of the next id of each slot, over these ids only."""
+
+    def fork(self, slot: int) -> int:
+        """A new slot with the same ids; what is appended to one does not change the other."""
+
+    def close(self, slots: Sequence[int]) -> None:
+        """Give slots back."""

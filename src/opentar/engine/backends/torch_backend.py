@@ -2,93 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
-from opentar.core.errors import PromptError
-from opentar.engine.backends.protocol import Prompts
+from opentar.core.errors import ModelError, PromptError
+from opentar.engine.backends.protocol import Pieces
+from opentar.engine.backends.slots import SlotCache, SlotNumbers
+from opentar.engine.backends.torch_forward import Rows, forward
 from opentar.language.model import TarLanguageModel
-from opentar.nn.half import product
+
+PASS_IDS = 2048
+"""Most ids of one pass, filling included: more would hold large intermediate results and be no faster."""
 
 
 class TorchBackend:
-    """`TarLanguageModel` behind the backend's protocol."""
+    """`TarLanguageModel` behind the backend's protocol; several may share one model."""
+
+    name = "torch"
 
     def __init__(self, model: TarLanguageModel) -> None:
         self.model, self.config = model, model.config
+        config = model.config
+        self._numbers = SlotNumbers()
+        self._cache = SlotCache(config.layers, config.kv_heads, config.head_size, model.dtype, model.device)
+        self._lengths: dict[int, int] = {}
+        self._last: dict[int, Tensor] = {}
+
+    def open(self, count: int) -> list[int]:
+        """Empty slots; see the protocol."""
+        slots = self._numbers.open(count)
+        self._lengths.update(dict.fromkeys(slots, 0))
+        return slots
 
     @torch.no_grad()
-    def prefill(self, prompts: Prompts) -> TorchRows:
-        """Read prompts; see the protocol."""
-        return TorchRows(self.model, prompts)
-
-    @torch.no_grad()
-    def log_probabilities(self, prompts: Prompts, answers: Prompts, allowed: Tensor) -> Tensor:
-        """How likely answers are; see the protocol."""
-        config, device = self.config, self.model.device
-        rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-        ids_BT, real_BT = pad_left(rows, config.padding)
-        ids_BT, real_BT = ids_BT.to(device), real_BT.to(device)
-        # Rows end together, so the last ids of each row are its answer and the positions before them predict it.
-        longest = max(len(answer) for answer in answers)
-        hidden_BAH = self.model.hidden(ids_BT, None if bool(real_BT.all()) else real_BT)[:, -longest - 1 : -1]
-        lengths_B = torch.tensor([len(answer) for answer in answers], device=device)
-        inside_BA = torch.arange(longest, device=device)[None] >= longest - lengths_B[:, None]
-        # Before a short answer stand ids of the prompt, codes perhaps; they are looked up as an id that is allowed.
-        said_BA = ids_BT[:, -longest:].masked_fill(~inside_BA, config.end)
-        logits_BAR = _linear(self.model, hidden_BAH, range(len(allowed))).float()
-        logs_BAR = logits_BAR.masked_fill(~allowed.to(device), float("-inf")).log_softmax(-1)
-        logs_BA = logs_BAR.gather(-1, said_BA[..., None])[..., 0]
-        return logs_BA.masked_fill(~inside_BA, 0.0).sum(1).cpu()
-
-
-class TorchRows:
-    """Rows over one cache. Prompts of different lengths are filled up on the left and masked."""
-
-    def __init__(self, model: TarLanguageModel, prompts: Prompts) -> None:
-        if not prompts or not all(prompts):
+    def extend(self, slots: Sequence[int], pieces: Pieces) -> None:
+        """Append ids to slots; see the protocol."""
+        if not slots or not all(pieces):
             raise PromptError("no prompt was given, or an empty one; give at least one id each")
-        self._model = model
-        # Appending to this cache copies it, which costs little beside reading the weights; a preallocated one makes
-        # every step attend over all positions and needs a mask each time.
-        self._cache = DynamicCache()
-        ids_BT, real_BT = pad_left(prompts, model.config.padding)
-        self._real_BS = None if bool(real_BT.all()) else real_BT.to(model.device)
-        self._hidden_BH = model.hidden(ids_BT.to(model.device), self._real_BS, self._cache)[:, -1]
+        longest = max(self._lengths[slot] + len(piece) for slot, piece in zip(slots, pieces, strict=True))
+        if longest > self.config.max_length:
+            raise ModelError(f"{longest} positions were asked for; this model has {self.config.max_length}")
+        for places in _passes([len(piece) for piece in pieces]):
+            self._pass([slots[place] for place in places], [pieces[place] for place in places])
+
+    def _pass(self, slots: Sequence[int], pieces: Pieces) -> None:
+        lengths = [len(piece) for piece in pieces]
+        width = max(lengths)
+        starts = [self._lengths[slot] for slot in slots]
+        self._cache.reserve(max(slots) + 1, max(starts) + width)
+        ids = [[*piece, *[self.config.padding] * (width - len(piece))] for piece in pieces]
+        ids_BT = torch.tensor(ids, device=self.model.device)
+        hidden_BTH = forward(self.model, self._cache, Rows(slots, starts, ids_BT))
+        for row, (slot, start, length) in enumerate(zip(slots, starts, lengths, strict=True)):
+            self._lengths[slot] = start + length
+            self._last[slot] = hidden_BTH[row, length - 1]
 
     @torch.no_grad()
-    def logits(self, ids: range) -> Tensor:
-        """Logits (B, len(ids)) of the next id of each row: only these rows of the head are computed."""
-        return _linear(self._model, self._hidden_BH, ids)
+    def logits(self, slots: Sequence[int], ids: range) -> Tensor:
+        """Logits of the next ids: only these rows of the head are computed."""
+        hidden_BH = torch.stack([self._last[slot] for slot in slots])
+        return self.model.head(hidden_BH, ids).float()
 
     @torch.no_grad()
-    def step(self, tokens_B: Tensor) -> None:
-        """Append one id to each row."""
-        if self._real_BS is not None:
-            self._real_BS = torch.cat([self._real_BS, self._real_BS.new_ones(len(tokens_B), 1)], 1)
-        ids_B1 = tokens_B.to(self._model.device)[:, None]
-        self._hidden_BH = self._model.hidden(ids_B1, self._real_BS, self._cache)[:, -1]
+    def fork(self, slot: int) -> int:
+        """A copy of a slot; see the protocol."""
+        (copied,) = self.open(1)
+        length = self._lengths[slot]
+        self._cache.reserve(copied + 1, length)
+        self._cache.copy(slot, copied, length)
+        self._lengths[copied] = length
+        if slot in self._last:
+            self._last[copied] = self._last[slot]
+        return copied
 
-    @torch.no_grad()
-    def keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order."""
-        chosen = torch.tensor(rows, device=self._model.device)
-        self._cache.batch_select_indices(chosen)
-        self._hidden_BH = self._hidden_BH[chosen]
-        if self._real_BS is not None:
-            self._real_BS = self._real_BS[chosen]
-
-
-def _linear(model: TarLanguageModel, hidden: Tensor, ids: range) -> Tensor:
-    return product(hidden, model.qwen.lm_head.weight[ids.start : ids.stop])
+    def close(self, slots: Sequence[int]) -> None:
+        """Give slots back; see the protocol."""
+        self._numbers.close(slots)
+        for slot in slots:
+            self._lengths.pop(slot, None)
+            self._last.pop(slot, None)
 
 
-def pad_left(prompts: Prompts, padding: int) -> tuple[Tensor, Tensor]:
-    """Ids (B, T) int64 filled up on the left with `padding`, and where they are real (B, T) bool."""
-    longest = max(len(prompt) for prompt in prompts)
-    rows = [[padding] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    return torch.tensor(rows), torch.arange(longest)[None] >= longest - lengths[:, None]
+def _passes(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Places of the pieces that go through the model together: of like length, so that little is filled up."""
+    order = sorted(range(len(lengths)), key=lambda place: (lengths[place], place))
+    chosen: list[int] = []
+    for place in order:
+        width = lengths[place]
+        if chosen and (width * (len(chosen) + 1) > PASS_IDS or width > 2 * lengths[chosen[0]] + 8):
+            yield sorted(chosen)
+            chosen = []
+        chosen.append(place)
+    if chosen:
+        # In the order given, which is that of the slots.
+        yield sorted(chosen)
