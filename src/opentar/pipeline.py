@@ -9,36 +9,33 @@ Parts are loaded when they are first needed: describing a picture loads no de-to
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import torch
-from PIL import Image
-from torch import Tensor
 
 from opentar import __version__, asking
 from opentar.checkpoints import model_folder
 from opentar.checkpoints.find import find_model
 from opentar.checkpoints.parts import ModelParts
-from opentar.checkpoints.settings import MAX_ANSWER, MAX_PICTURES, MAX_SEED, DrawSettings, check_range
-from opentar.core.config import plain_number
-from opentar.core.errors import ModelError, PromptError
-from opentar.core.progress import Progress as StepCallback
-from opentar.drawing import Drawing, Progress
+from opentar.checkpoints.settings import MAX_ANSWER, MAX_PICTURES, MAX_SEED, check_range
+from opentar.core.remarks import warn_caller
+from opentar.drawing import DrawOptions, Steps, draw, paint, plan, settings_of, texts
 from opentar.engine.engine import BATCH, Engine
-from opentar.engine.events import CodeDrawn, Done, Failed
 from opentar.engine.pixels import encode_all, encode_picture
-from opentar.engine.request import Codes, Request, Sampling, Text
+from opentar.engine.request import Request, Text
 from opentar.language.known_words import KnownWords
 from opentar.vocab import Scale
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from opentar.asking import Picture, Pictures, Questions, Scales
+    from opentar.core.progress import Progress
 
 
 class UnknownWordsWarning(UserWarning):
@@ -120,38 +117,32 @@ class Tar:
             return []
         return self.known_words.split(self.parts.language.builder.heard(prompt, "prompt"))[1]
 
-    @torch.no_grad()
     def generate(
         self,
         prompt: str | Sequence[str],
         *,
         n: int = 1,
-        scale: int | None = None,
-        detok: str | None = None,
         seed: int = 0,
-        guidance: float | None = None,
-        temperature: float | None = None,
-        detok_guidance: float | None = None,
-        steps: int | None = None,
-        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end: Progress | None = None,
+        **options: Unpack[DrawOptions],
     ) -> list[Image.Image]:
         """Draw `n` pictures of each prompt.
 
         Picture i of a prompt is drawn with seed `seed + i` whatever else is in the call, so that it can be repeated
-        alone. Settings left at None are the model's defaults. Unlearned words raise an UnknownWordsWarning and are left
-        out of what is encoded: encoded in pieces, they would spoil the words beside them.
+        alone. Options that are left out or None are the model's defaults. Unlearned words raise an UnknownWordsWarning
+        and are left out of what is encoded: encoded in pieces, they would spoil the words beside them.
 
         Args:
             prompt: a text in English or Chinese, or several.
             n: pictures per prompt, 1 to 1000.
+            seed: of the first picture, from 0.
+            callback_on_step_end: called as (work, step, total); the works are "codes" and "picture".
             scale: index of the code grid, 0 (finest) to 2 (coarsest).
             detok: "diffusion" or "ar".
-            seed: of the first picture, from 0.
             guidance: of the language model over codes, 1 (none) to 50.
             temperature: of the language model over codes, 0 to 10; 0 takes the likeliest.
             detok_guidance: of the de-tokenizer, 1 (none) to 50.
             steps: of a diffusion de-tokenizer, 1 to 1000.
-            callback_on_step_end: called as (stage, step, total).
 
         Returns:
             RGB pictures, the n of the first prompt first; `info` of each holds its settings as texts: the prompt as it
@@ -159,34 +150,19 @@ class Tar:
 
         Raises:
             PromptError: empty, wordless or too long prompts, or ones that are not text.
-            ConfigError, ModelError: a setting out of range, an unknown scale or de-tokenizer.
+            ConfigError, ModelError: an option out of range, an unknown scale or de-tokenizer.
         """
-        settings = self._settings(
-            scale=scale,
-            detok=detok,
-            guidance=guidance,
-            temperature=temperature,
-            detok_guidance=detok_guidance,
-            steps=steps,
-        )
-        jobs = self._jobs(prompt, n, seed, settings)
-        return list(self._draw(jobs, settings, BATCH, callback_on_step_end))
+        return list(self.generate_iter(prompt, n=n, seed=seed, callback_on_step_end=callback_on_step_end, **options))
 
-    @torch.no_grad()
     def generate_iter(
         self,
         prompt: str | Sequence[str],
         *,
         n: int = 1,
-        scale: int | None = None,
-        detok: str | None = None,
         seed: int = 0,
-        guidance: float | None = None,
-        temperature: float | None = None,
-        detok_guidance: float | None = None,
-        steps: int | None = None,
         batch_size: int = BATCH,
-        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end: Progress | None = None,
+        **options: Unpack[DrawOptions],
     ) -> Iterator[Image.Image]:
         """Draw as `generate` does, and give the pictures one by one: each batch when it is done, the next when asked.
 
@@ -196,66 +172,16 @@ class Tar:
             batch_size: pictures drawn side by side, 1 to 1000; more is faster and takes more memory. The other
                 arguments, the pictures and the errors are those of `generate`.
         """
+        settings = settings_of(self.parts.config, options)
         batch_size = check_range("batch_size", batch_size, 1, MAX_PICTURES, whole=True)
-        settings = self._settings(
-            scale=scale,
-            detok=detok,
-            guidance=guidance,
-            temperature=temperature,
-            detok_guidance=detok_guidance,
-            steps=steps,
-        )
-        jobs = self._jobs(prompt, n, seed, settings)
-        return self._draw(jobs, settings, batch_size, callback_on_step_end)
-
-    def _jobs(self, prompt: str | Sequence[str], n: int, seed: int, settings: DrawSettings) -> list[Drawing]:
-        """The pictures to draw. All prompts are built before the first one, so that a bad last prompt costs nothing."""
         prompts = asking.prompts(prompt)
         n = check_range("n", n, 1, MAX_PICTURES, whole=True)
         seed = check_range("seed", seed, 0, MAX_SEED, whole=True)
-        grid = self.parts.vocab.scale(settings.scale)
-        builder, jobs = self.parts.language.builder, list[Drawing]()
-        sampling = Sampling(
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            guidance=settings.guidance,
-        )
-        for number, text in enumerate(prompts, start=1):
-            try:
-                # Without the words that the model never learned: encoded in pieces, they would spoil those beside them.
-                known = self.known_words.known_part(builder.heard(text, "prompt"))
-                heard = builder.heard(known, "prompt")
-                turns = builder.drawing(known)
-                builder.prefix(turns, grid)
-            except PromptError as error:
-                raise PromptError(
-                    f"prompt {number} of {len(prompts)}: {error}" if len(prompts) > 1 else error
-                ) from error
-            for index in range(n):
-                request = Request(turns=turns, grammar=Codes(scale=grid), sampling=sampling, seed=seed + index)
-                jobs.append(Drawing(prompt=text, heard=heard, request=request, index=index))
+        planned = plan(self.parts, self.known_words, prompts, n, seed, settings)
         # Loaded before anything is drawn: damaged weights are told at once.
         self.parts.detokenizer(settings.detok)
-        self._warn_of_unknown_words(prompts, "prompt", depth=5)
-        return jobs
-
-    @torch.no_grad()
-    def _draw(
-        self, jobs: Sequence[Drawing], settings: DrawSettings, batch_size: int, callback: StepCallback | None
-    ) -> Iterator[Image.Image]:
-        progress = Progress(callback, batches=-(-len(jobs) // batch_size))
-        engine = self.engine(batch_size)
-        for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
-            codes_BN = self._codes(engine, [job.request for job in batch], progress)
-            pictures = self._paint(codes_BN, [job.request.seed for job in batch], settings, progress)
-            progress.next_batch()
-            for job, picture in zip(batch, pictures, strict=True):
-                drawn = {"prompt": job.prompt, "seed": job.request.seed, "index": job.index}
-                drawn |= {"encoded": job.heard} if job.heard != job.prompt else {}
-                picture.info.update(self._metadata(drawn | dataclasses.asdict(settings)))
-                yield picture
+        self._warn_of_unknown_words(prompts, "prompt")
+        return draw(self.parts, self.engine(batch_size), planned, settings, self._made_by, callback_on_step_end)
 
     def engine(self, batch: int | None = None) -> Engine:
         """An engine over the language model that runs up to `batch` requests side by side; None is BATCH."""
@@ -264,19 +190,6 @@ class Tar:
 
         model, builder = self.parts.language
         return Engine(TorchBackend(model), builder, BATCH if batch is None else batch)
-
-    def _codes(self, engine: Engine, requests: Sequence[Request], progress: Progress) -> Tensor:
-        """Codes (B, N) int64 of drawings of one scale."""
-        rows: dict[int, tuple[int, ...]] = {}
-        for event in engine.run(requests):
-            match event:
-                case CodeDrawn(step=step, total=total):
-                    progress.step("codes", step, total)
-                case Failed(error=error):
-                    raise error
-                case Done(ticket=ticket, ids=ids):
-                    rows[ticket] = ids
-        return torch.tensor([rows[ticket] for ticket in sorted(rows)])
 
     @overload
     def ask(
@@ -336,7 +249,7 @@ class Tar:
         codes = iter(encode_all(self.parts, [picture for one in asked for picture in one.pictures], fit))
         # The model's own question behind `describe` is nobody's to mend.
         own = [one.text for one in asked if one.text != defaults.describe]
-        self._warn_of_unknown_words(own, "question", depth=4)
+        self._warn_of_unknown_words(own, "question")
         engine, grammar = self.engine(), Text(max_new_tokens=length)
         requests = [
             Request(turns=engine.builder.reading([next(codes) for _ in one.pictures], one.text), grammar=grammar)
@@ -355,33 +268,30 @@ class Tar:
         self,
         image: Picture,
         *,
-        scale: int | None = None,
-        detok: str | None = None,
         fit: str | None = None,
         seed: int = 0,
-        detok_guidance: float | None = None,
-        steps: int | None = None,
-        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end: Progress | None = None,
+        **options: Unpack[DrawOptions],
     ) -> Image.Image:
         """Encode a picture and decode it again: the square that the model sees.
 
-        The arguments are those of `generate`, and `fit` as in `ask`; the language model takes no part. `scale` None is
-        the model's default for reading.
+        The arguments are those of `generate`, and `fit` as in `ask`; the language model takes no part, so its options
+        change nothing. `scale` None is the model's default for reading.
 
         Raises:
             ImageError: the picture cannot be read.
-            ConfigError, ModelError: a setting out of range, an unknown scale, fit or de-tokenizer.
+            ConfigError, ModelError: an option out of range, an unknown scale, fit or de-tokenizer.
         """
         seed = check_range("seed", seed, 0, MAX_SEED, whole=True)
-        scale = self.parts.config.defaults.read.scale if scale is None else scale
-        settings = self._settings(scale=scale, detok=detok, detok_guidance=detok_guidance, steps=steps)
+        if options.get("scale") is None:
+            options["scale"] = self.parts.config.defaults.read.scale
+        settings = settings_of(self.parts.config, options)
         self.parts.detokenizer(settings.detok)
         codes_1N = encode_picture(self.parts, image, (self.parts.vocab.scale(settings.scale),), fit)[0]
-        progress = Progress(callback_on_step_end, batches=1)
-        picture = self._paint(codes_1N, [seed], settings, progress)[0]
+        picture = paint(self.parts, codes_1N, [seed], settings, Steps(callback_on_step_end))[0]
         painted = ("scale", "detok", "detok_guidance", "steps")
         told = {"seed": seed, "fit": fit or self.parts.config.fit}
-        picture.info.update(self._metadata(told | {name: getattr(settings, name) for name in painted}))
+        picture.info.update(texts(told | {name: getattr(settings, name) for name in painted}) | self._made_by)
         return picture
 
     @torch.no_grad()
@@ -423,58 +333,17 @@ class Tar:
         warnings.warn("Tar.tokens is called Tar.encode now", DeprecationWarning, stacklevel=2)
         return self.encode(image, scale, words=words, fit=fit)
 
-    def _settings(self, **given: Any) -> DrawSettings:
-        """The model's defaults with what the call gives; checked, the de-tokenizer's name included."""
-        defaults = self.parts.config.defaults.draw
-        chosen: dict[str, Any] = {name: plain_number(value) for name, value in given.items() if value is not None}
-        if chosen.get("detok", defaults.detok) != defaults.detok:
-            # They were chosen for the default de-tokenizer and mean nothing to another one.
-            defaults = dataclasses.replace(defaults, steps=None, detok_guidance=None)
-        settings = dataclasses.replace(defaults, **chosen)
-        model_folder.detok_part(self.parts.config, settings.detok)
-        return settings
+    @property
+    def _made_by(self) -> dict[str, str]:
+        """What every picture carries in its metadata."""
+        return {"model": self.parts.config.name, "model_hash": self.parts.hash, "version": f"opentar {__version__}"}
 
-    def _paint(
-        self, codes_BN: Tensor, seeds: list[int], settings: DrawSettings, progress: Progress
-    ) -> list[Image.Image]:
-        """Pictures of codes (B, N)."""
-        features_BND = self.parts.ta_tok.decode(codes_BN.to(self.parts.device))
-        pixels_B3HW = self.parts.detokenizer(settings.detok).decode(
-            features_BND,
-            seed=seeds,
-            guidance=settings.detok_guidance,
-            steps=settings.steps,
-            callback=lambda step, total, _: progress.step("picture", step, total),
-        )
-        if not bool(torch.isfinite(pixels_B3HW).all()):
-            raise ModelError(
-                f"the de-tokenizer {settings.detok} computed NaN or infinity: its weights or its config are damaged, "
-                "or numbers were too large for their type; load it in float32"
-            )
-        bytes_BHW3 = pixels_B3HW.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(picture) for picture in bytes_BHW3]
-
-    def _warn_of_unknown_words(self, texts: Sequence[str], what: Literal["prompt", "question"], depth: int) -> None:
-        """Warn of each text that holds some as it is heard, and say what becomes of them.
-
-        `depth`: calls from here to the line of the user's, the wrapper that switches gradients off counted.
-        """
+    def _warn_of_unknown_words(self, texts: Sequence[str], what: Literal["prompt", "question"]) -> None:
+        """Warn of each text that holds some as it is heard, and say what becomes of them."""
         heard = [self.parts.language.builder.heard(text, what) for text in texts] if self.known_words else []
         for text in dict.fromkeys(heard):
             if remark := self.known_words.remark(text):
                 left_out = what == "prompt" and self.known_words.known_part(text) != text
                 so = f"the {'picture' if what == 'prompt' else 'answer'} may be wrong"
                 so = "left out of the picture" if left_out else so
-                warnings.warn(
-                    f"{self.parts.config.name} never learned {remark}; {so}",
-                    UnknownWordsWarning,
-                    stacklevel=depth,
-                )
-
-    def _metadata(self, settings: dict[str, Any]) -> dict[str, str]:
-        given = {key: str(value) for key, value in settings.items() if value is not None}
-        return given | {
-            "model": self.parts.config.name,
-            "model_hash": self.parts.hash,
-            "version": f"opentar {__version__}",
-        }
+                warn_caller(f"{self.parts.config.name} never learned {remark}; {so}", UnknownWordsWarning)

@@ -54,11 +54,11 @@ def test_a_batch_draws_what_each_prompt_draws_alone(tar, settings):
         assert _close(image, alone)
 
 
-def test_more_pictures_than_a_batch_holds(tar, monkeypatch):
+def test_more_pictures_than_a_batch_holds(tar):
     whole = tar.generate(PROMPT, n=5)
     steps = []
-    monkeypatch.setattr("opentar.pipeline.BATCH", 2)
-    parts = tar.generate(PROMPT, n=5, callback_on_step_end=lambda *step: steps.append(step))
+    told = lambda *step: steps.append(step)  # noqa: E731
+    parts = list(tar.generate_iter(PROMPT, n=5, batch_size=2, callback_on_step_end=told))
     assert all(_close(first, second) for first, second in zip(whole, parts, strict=True))
     assert [step for step in steps if step[0] == "codes"][-1] == ("codes", 3 * 36, 3 * 36)
     assert [step for stage, step, _ in steps if stage == "picture"] == list(range(1, 7))
