@@ -15,7 +15,7 @@ import torch
 import sequences
 from opentar.checkpoints.random_init import init_random
 from opentar.checkpoints.sizes import size_of
-from opentar.tokens_to_image.ar import sample_codes
+from opentar.tokens_to_image.ar_decoding import sample_codes
 
 pytest.importorskip("diffusers")
 

@@ -33,7 +33,8 @@ from opentar.language.model import TarLanguageModel
 from opentar.language.prompt import PUBLISHED_TEMPLATE, PromptBuilder
 from opentar.language.published import read_llm
 from opentar.nn.sampling import guide, probabilities, top_k_top_p
-from opentar.tokens_to_image.ar import ARTransformer, sample_codes
+from opentar.tokens_to_image.ar import ARTransformer
+from opentar.tokens_to_image.ar_decoding import sample_codes
 from opentar.tokens_to_image.published import read_ar_dtok, read_vqgan
 from opentar.tokens_to_image.vqgan import VQGAN
 from opentar.vocab import Vocab

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from opentar.core.errors import ConfigError
-from opentar.tokens_to_image.ar import ARConfig, ARTransformer, Cache, sample_codes
+from opentar.tokens_to_image.ar import ARConfig, ARTransformer
+from opentar.tokens_to_image.ar_blocks import Cache
+from opentar.tokens_to_image.ar_decoding import sample_codes
 
 SHAPE = {"feature_size": 8, "codes": 16, "codebook_size": 32, "hidden_size": 16, "heads": 2, "mlp_size": 32}
 

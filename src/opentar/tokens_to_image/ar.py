@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +26,9 @@ from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ModelError, shown
 from opentar.core.folder import assemble, atomic_folder, load_part, save_part
 from opentar.nn.half import halve
-from opentar.nn.sampling import check_sampling, generators, guide, sample
+from opentar.nn.sampling import check_sampling
+from opentar.tokens_to_image.ar_blocks import ARBlock, Cache, Places, RMSNorm
+from opentar.tokens_to_image.ar_decoding import sample_codes
 from opentar.tokens_to_image.detokenizer import (
     Callback,
     check_guidance,
@@ -35,6 +36,7 @@ from opentar.tokens_to_image.detokenizer import (
     read_settings,
     write_settings,
 )
+from opentar.tokens_to_image.passes import ONE, PassCounts, Passes
 from opentar.tokens_to_image.vqgan import VQGAN, LatentVQ
 
 if TYPE_CHECKING:
@@ -93,74 +95,6 @@ class ARConfig:
         return self.prefix + self.codes - 1
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) in float32, cast back, then the weight."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
-
-
-class Cache:
-    """Keys and values of every layer, allocated once for the whole picture."""
-
-    def __init__(self, config: ARConfig, batch: int, positions: int, like: Tensor) -> None:
-        shape = (config.layers, 2, batch, config.heads, positions, config.hidden_size // config.heads)
-        self.store = like.new_empty(shape)
-        self.filled = 0
-
-    def put(self, layer: int, key_BHPE: Tensor, value_BHPE: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new positions of a layer and return all keys and values so far."""
-        end = self.filled + key_BHPE.shape[2]
-        self.store[layer, 0, :, :, self.filled : end] = key_BHPE
-        self.store[layer, 1, :, :, self.filled : end] = value_BHPE
-        return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
-
-
-class ARBlock(nn.Module):
-    """Causal attention and SwiGLU, each behind an RMSNorm."""
-
-    def __init__(self, config: ARConfig, index: int) -> None:
-        super().__init__()
-        self.config = config
-        self.index = index
-        width = config.hidden_size
-        self.attention_norm = RMSNorm(width, config.norm_eps)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.attention_out = nn.Linear(width, width, bias=False)
-        self.mlp_norm = RMSNorm(width, config.norm_eps)
-        self.mlp_gate = nn.Linear(width, config.mlp_size, bias=False)
-        self.mlp_up = nn.Linear(width, config.mlp_size, bias=False)
-        self.mlp_down = nn.Linear(config.mlp_size, width, bias=False)
-
-    def forward(self, x_BPW: Tensor, cache: Cache | None) -> Tensor:
-        query, key, value = self.qkv(self.attention_norm(x_BPW)).unflatten(-1, (3, self.config.heads, -1)).unbind(2)
-        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        # Only the first call of a cache is longer than one position, so "causal" never needs an offset.
-        if cache is not None:
-            key, value = cache.put(self.index, key, value)
-        mixed_BHPE = _attend(query, key, value, causal=x_BPW.shape[1] > 1, fused=self.config.attention == "sdpa")
-        x_BPW = x_BPW + self.attention_out(mixed_BHPE.transpose(1, 2).flatten(2))
-        hidden = self.mlp_norm(x_BPW)
-        return x_BPW + self.mlp_down(F.silu(self.mlp_gate(hidden)) * self.mlp_up(hidden))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, fused: bool) -> Tensor:
-    if causal and fused:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    if causal:
-        length = query.shape[2]
-        later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-        scores = scores.masked_fill(later, float("-inf"))
-    return scores.softmax(-1, dtype=scores.dtype) @ value
-
-
 class ARTransformer(nn.Module):
     """Next code of a picture, given features and the codes so far."""
 
@@ -197,20 +131,30 @@ class ARTransformer(nn.Module):
         """Logits (B, M + 1, V) of codes 0..M, given codes 0..M-1 (int64, B x M, M below `codes`)."""
         prefix_BNW = self.prefix(features_BND, dropped_B)
         inputs_BPW = torch.cat([prefix_BNW, self.codes_in(codes_BM).to(prefix_BNW)], dim=1)
-        return self._run(inputs_BPW, None, first=features_BND.shape[1] - 1)
+        x_BPW = self._run(inputs_BPW, None)
+        return self.logits(self.norm(x_BPW[:, features_BND.shape[1] - 1 :]))
 
-    def step(self, inputs_BPW: Tensor, cache: Cache) -> Tensor:
-        """Logits (B, V) after the last of the new inputs: the whole prefix first, then one embedded code a call."""
-        logits_B1V = self._run(inputs_BPW, cache, first=inputs_BPW.shape[1] - 1)
-        cache.filled += inputs_BPW.shape[1]
-        return logits_B1V[:, -1]
+    def step(self, inputs_RPW: Tensor, cache: Cache) -> Tensor:
+        """Logits (R, V) after the last of the new inputs: the whole prefix first, then one embedded code a call."""
+        x_R1W = self._run(inputs_RPW, cache)
+        cache.filled += inputs_RPW.shape[1]
+        return self.logits(self.norm(x_R1W[:, -1]))
 
-    def _run(self, x_BPW: Tensor, cache: Cache | None, first: int) -> Tensor:
-        start = 0 if cache is None else cache.filled
-        x_BPW = x_BPW + self.positions[start : start + x_BPW.shape[1]]
+    def several(self, inputs_RPW: Tensor, cache: Cache, places: Places) -> Tensor:
+        """Logits (R, P, V) after each of several embedded codes that stand at `places`."""
+        # What only fills up a shorter row stands behind the table.
+        x_RPW = inputs_RPW + self.positions[places.slots_RP.clamp(max=len(self.positions) - 1)]
         for block in self.blocks:
-            x_BPW = block(x_BPW, cache)
-        return self.logits(self.norm(x_BPW[:, first:]))
+            x_RPW = block(x_RPW, cache, places)
+        return self.logits(self.norm(x_RPW))
+
+    def _run(self, x_RPW: Tensor, cache: Cache | None) -> Tensor:
+        start = 0 if cache is None else cache.filled
+        x_RPW = x_RPW + self.positions[start : start + x_RPW.shape[1]]
+        for block in self.blocks[:-1]:
+            x_RPW = block(x_RPW, cache)
+        # With a cache only the last position is looked at: the last block needs the keys of the others, no more.
+        return self.blocks[-1](x_RPW, cache, last=cache is not None)
 
     def loss(self, features_BND: Tensor, codes_BL: Tensor, *, dropped_B: Tensor | None = None) -> Tensor:
         """Teacher-forced cross-entropy of all L codes, a float32 scalar (ln of the codebook size at the start).
@@ -239,55 +183,6 @@ class ARTransformer(nn.Module):
         if dtype == torch.float16:
             halve(model, str(folder))
         return model
-
-
-@torch.no_grad()
-def sample_codes(
-    model: ARTransformer,
-    features_BND: Tensor,
-    *,
-    seed: int | Sequence[int] = 0,
-    guidance: float | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    callback: Callback | None = None,
-    canvas: VQGAN | LatentVQ | None = None,
-) -> Tensor:
-    """Codes int64 (B, L) of features (B, N, D), drawn one after the other with a cache.
-
-    Args: as in :class:`opentar.tokens_to_image.detokenizer.Detokenizer`; temperature 0 takes the likeliest code;
-    `canvas` makes the callback's previews and is needed only with a callback.
-    """
-    config = model.config
-    guidance = check_guidance(config.guidance if guidance is None else guidance)
-    temperature = config.temperature if temperature is None else temperature
-    top_k = config.top_k if top_k is None else top_k
-    top_p = config.top_p if top_p is None else top_p
-    check_sampling(temperature, top_k, top_p)
-    sources = generators(seed, len(features_BND))
-    inputs_BPW = model.prefix(features_BND)
-    if guidance > 1:
-        inputs_BPW = torch.cat([inputs_BPW, model.prefix(torch.zeros_like(features_BND))])
-    cache = Cache(config, len(inputs_BPW), inputs_BPW.shape[1] + config.codes - 1, inputs_BPW)
-    codes_BL = torch.zeros(len(features_BND), config.codes, dtype=torch.int64, device=inputs_BPW.device)
-    for index in range(config.codes):
-        logits_BV = model.step(inputs_BPW, cache).float()
-        if guidance > 1:
-            with_BV, without_BV = logits_BV.chunk(2)
-            logits_BV = guide(with_BV, without_BV, guidance)
-        codes_BL[:, index] = sample(logits_BV, temperature, top_k, top_p, sources)
-        inputs_BPW = model.codes_in(codes_BL[:, index : index + 1]).to(inputs_BPW)
-        inputs_BPW = inputs_BPW.repeat(2, 1, 1) if guidance > 1 else inputs_BPW
-        if callback is not None and canvas is not None:
-            callback(index + 1, config.codes, partial(_preview, canvas, codes_BL, index + 1))
-    return codes_BL
-
-
-def _preview(canvas: VQGAN | LatentVQ, codes_BL: Tensor, done: int) -> Tensor:
-    """Pixels with the codes not drawn yet as copies of the last one."""
-    shown_BL = torch.cat([codes_BL[:, :done], codes_BL[:, done - 1 : done].expand(-1, codes_BL.shape[1] - done)], dim=1)
-    return canvas.decode_codes(shown_BL)
 
 
 class ARDetokenizer(nn.Module):
@@ -326,10 +221,13 @@ class ARDetokenizer(nn.Module):
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        passes: Passes = ONE,
+        counts: PassCounts | None = None,
     ) -> Tensor:
         """Features to pixels float32 (B, 3, H, W) in [0, 1], as the ``Detokenizer`` protocol says.
 
-        The number of steps is the number of codes; ConfigError when another is asked for.
+        The number of steps is the number of codes; ConfigError when another is asked for. `passes` says how many codes
+        are drawn at once, and what that cost is added to `counts`; the callback is called after each pass.
         """
         if steps is not None and steps != self.transformer.config.codes:
             raise ConfigError(
@@ -338,7 +236,7 @@ class ARDetokenizer(nn.Module):
         features_BND = features_BND.to(self.transformer.positions.dtype)
         codes_BL = sample_codes(
             self.transformer, features_BND, seed=seed, guidance=guidance, temperature=temperature, top_k=top_k,
-            top_p=top_p, callback=callback, canvas=self.canvas,
+            top_p=top_p, passes=passes, counts=counts, callback=callback, canvas=self.canvas,
         )  # fmt: skip
         return self.canvas.decode_codes(codes_BL)
 
