@@ -48,26 +48,39 @@ class Cache:
         # Zeros: slots that nobody looks at yet count nothing times what lies there, and that must not be NaN.
         self.store = like.new_zeros(shape)
         self.filled = 0
+        # On a CPU, products of bfloat16 copy what does not lie in one piece: more work than looking at every slot.
+        self._whole = like.device.type == "cpu" and like.dtype != torch.float32
 
     def first(self, rows: int) -> Cache:
         """The first rows alone, in the same memory."""
         part = object.__new__(Cache)
-        part.store, part.filled = self.store[:, :, :rows], self.filled
+        part.store, part.filled, part._whole = self.store[:, :, :rows], self.filled, self._whole
         return part
 
-    def put(self, layer: int, key_RHPE: Tensor, value_RHPE: Tensor, places: Places | None) -> tuple[Tensor, Tensor]:
-        """Write the new positions of a layer, behind the filled slots or at `places`; all keys and values in use."""
+    def put(
+        self, layer: int, key_RHPE: Tensor, value_RHPE: Tensor, places: Places | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Write the new positions of a layer, behind the filled slots or at `places`.
+
+        Returns keys and values (R, H, S, E) to look at, and which of them are seen, None for all.
+        """
         keys, values = self.store[layer]
         if places is None:
-            end = self.filled + key_RHPE.shape[2]
+            end, seen = self.filled + key_RHPE.shape[2], None
             keys[:, :, self.filled : end] = key_RHPE
             values[:, :, self.filled : end] = value_RHPE
+            if self.filled == 0:
+                return key_RHPE, value_RHPE, None
         else:
-            end = places.seen_R1PS.shape[-1]
+            end, seen = places.seen_R1PS.shape[-1], places.seen_R1PS
             rows_R1 = torch.arange(len(keys), device=keys.device)[:, None]
             keys[rows_R1, :, places.slots_RP] = key_RHPE.transpose(1, 2)
             values[rows_R1, :, places.slots_RP] = value_RHPE.transpose(1, 2)
-        return keys[:, :, :end], values[:, :, :end]
+        if not self._whole:
+            return keys[:, :, :end], values[:, :, :end], seen
+        if seen is None:
+            return keys, values, torch.arange(keys.shape[2], device=keys.device) < end
+        return keys, values, F.pad(seen, (0, keys.shape[2] - end))
 
 
 class ARBlock(nn.Module):
@@ -94,11 +107,11 @@ class ARBlock(nn.Module):
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         # Without places only the first call of a cache is longer than one position: "causal" never needs an offset.
         causal = x_RPW.shape[1] > 1 and places is None and not last
+        seen = None if places is None else places.seen_R1PS
         if cache is not None:
-            key, value = cache.put(self.index, key, value, places)
+            key, value, seen = cache.put(self.index, key, value, places)
         if last:
             x_RPW, query = x_RPW[:, -1:], query[:, :, -1:]
-        seen = None if places is None else places.seen_R1PS
         mixed_RHPE = _attend(query, key, value, seen, causal=causal, fused=self.config.attention == "sdpa")
         x_RPW = x_RPW + self.attention_out(mixed_RHPE.transpose(1, 2).flatten(2))
         hidden = self.mlp_norm(x_RPW)
