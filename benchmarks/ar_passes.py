@@ -46,7 +46,7 @@ def modes() -> dict[str, Passes]:
 
     made = {"one": Passes(), "jacobi": Passes(guesses=5)}
     made |= {f"zipar {lead}": Passes(lead=lead) for lead in (2, 3, 4, 8)}
-    made |= {f"zipar 3, {one}": Passes(lead=3, stand_in=one) for one in ("window", "mean")}
+    made["zipar 3, window"] = Passes(lead=3, stand_in="window")
     made |= {f"drafts {lead}+{more}": Passes(lead=lead, guesses=more) for lead, more in ((3, 2), (8, 2))}
     return made | {f"guidance {share}": Passes(guided=share) for share in (0.75, 0.5, 0.25)}
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from opentar.nn.sampling import check_sampling, guide, gumbel_sample, seed_list
 from opentar.tokens_to_image.ar_blocks import Cache, Places
 from opentar.tokens_to_image.detokenizer import Callback, check_guidance
-from opentar.tokens_to_image.passes import MEAN, ONE, Entry, PassCounts, Passes, Sheet
+from opentar.tokens_to_image.passes import ONE, Entry, PassCounts, Passes, Sheet
 
 if TYPE_CHECKING:
     from opentar.tokens_to_image.ar import ARTransformer
@@ -196,10 +196,7 @@ def _arranged(
     guesses_BS.scatter_(1, slots_BP, torch.where(sure_BP, -1, lines_BP))
     seen_BPS = stands_BS[:, None, :end] | (guesses_BS[:, None, :end] == lines_BP[:, :, None])
     seen_BPS = seen_BPS & (torch.arange(end, device=stands_BS.device) <= slots_BP[:, :, None])
-    inputs_BPW = model.codes_in(codes_BP.clamp(min=0)).to(model.positions.dtype)
-    if bool((codes_BP == MEAN).any()):
-        mean_W = model.codes_in.weight.float().mean(0).to(inputs_BPW)
-        inputs_BPW = torch.where((codes_BP == MEAN)[:, :, None], mean_W, inputs_BPW)
+    inputs_BPW = model.codes_in(codes_BP).to(model.positions.dtype)
     again = rows // pictures
     return inputs_BPW.repeat(again, 1, 1), Places(slots_BP.repeat(again, 1), seen_BPS.repeat(again, 1, 1)[:, None])
 

@@ -23,8 +23,6 @@ from opentar.core.errors import ConfigError
 
 MAX_GUESSES = 6
 MAX_LEAD = 64
-MEAN = -1
-"""Stands for the mean of all embeddings where a code is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +33,9 @@ class Passes:
     """Guesses computed along behind the code that stands (in each row, where rows have a lead), 0 to 6."""
     lead: int = 0
     """Codes that a row must have before the next one starts, 1 to 64; 0 ends each row first."""
-    stand_in: Literal["window", "above", "mean"] = "above"
+    stand_in: Literal["above", "window"] = "above"
     """With a lead, what a row's first code is predicted from in place of the end of the row above, which is not there
-    yet: the last code of that row so far, its first code (the one above), or the mean of all codes."""
+    yet: the first code of that row (the one above), or its last one so far. Nano finds the first more natural."""
     guided: float = 1.0
     """Share of the codes, in reading order, that are drawn with guidance; the rest costs half."""
 
@@ -46,8 +44,8 @@ class Passes:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
                 raise ConfigError(f"{name} is {value}; give a whole number from 0 to {most}")
-        if self.stand_in not in ("window", "above", "mean"):
-            raise ConfigError(f"stand_in is {self.stand_in!r}; give 'window', 'above' or 'mean'")
+        if self.stand_in not in ("above", "window"):
+            raise ConfigError(f"stand_in is {self.stand_in!r}; give 'above' or 'window'")
         if not 0 <= self.guided <= 1:
             raise ConfigError(f"guided is {self.guided}; give a share of the codes, from 0 to 1")
 
@@ -95,7 +93,7 @@ class Entry(NamedTuple):
     place: int
     """which code of the picture it is; the next one is what it predicts"""
     code: int
-    """the code, or MEAN"""
+    """the code itself, or the one that stands in"""
     line: int
     """the line it belongs to"""
     sure: bool
@@ -185,8 +183,6 @@ class Sheet:
             return code
         assert above is not None
         above.stood_in = True
-        if self.passes.stand_in == "mean":
-            return MEAN
         return self._code(above.start if self.passes.stand_in == "above" else above.done - 1)
 
     def ahead(self, entry: Entry) -> range:
