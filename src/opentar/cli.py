@@ -35,6 +35,7 @@ _COMMANDS = {
     "import": ("bring:import_published", "Convert the published files of Tar into a model folder."),
     "pull": ("bring:pull", "Fetch a published model by its name and import it."),
     "init": ("init:init", "Make a model of published size with random weights."),
+    "quantize": ("quantize:quantize", "Write a copy of a model whose weights have 8 or 4 bits."),
     "info": ("work:info", "Say what a model is made of, its licence and its data, or what it knows."),
     "list": ("models:list_models", "List the bundled models and the fetched ones."),
     "rm": ("models:remove", "Remove a fetched model from the cache."),
@@ -46,6 +47,7 @@ _USAGE = {
     "describe": "[OPTIONS] IMAGES...",
     "chat": "[OPTIONS] [IMAGES...]",
     "eval": "[OPTIONS] [MODEL]",
+    "quantize": "--to TARGET --out PATH [OPTIONS] [MODEL]",
     "info": "[OPTIONS] [MODEL]",
     "verify": "[OPTIONS] [MODEL]",
 }

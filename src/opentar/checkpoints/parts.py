@@ -11,7 +11,7 @@ from torch import nn
 from opentar.checkpoints import model_folder, settings
 from opentar.core.device import resolve_device
 from opentar.core.errors import ModelError, WeightsError
-from opentar.core.folder import CONFIG, changed_parts, folder_hash, read_listed, verify
+from opentar.core.folder import CONFIG, changed_parts, folder_hash, is_quantized, read_listed, verify
 from opentar.core.headers import read_header
 from opentar.core.precision import DtypeWarning, choose_types, device_facts
 from opentar.core.storage import resolve_dtype
@@ -32,9 +32,9 @@ class ModelParts:
         device: "cpu", "cuda", "mps" or None for the best there is.
         dtype: "float32" or "bfloat16" for the language model, the image tokenizer, and the transformers of AR and SANA
             de-tokenizers; "float16" (cuda and mps) for the language model and the AR transformer, with float32 for the
-            others; None runs them in the type they are stored in (int8 in float32), or in the nearest that the device
-            has. The codebook and whatever paints pixels are float32 in any case. Weights that need not change their
-            type are mapped from the disk.
+            others; None runs them in the type they are stored in (int8 in float32, but on a CPU what opentar quantize
+            wrote is computed as it is), or in the nearest that the device has. The codebook and whatever paints pixels
+            are float32 in any case. Weights that need not change their type are mapped from the disk.
 
     Raises:
         WeightsError, ConfigError, ModelError: the folder is damaged or no model.
@@ -61,7 +61,7 @@ class ModelParts:
 
     @property
     def running(self) -> dict[str, str]:
-        """Part -> the type it runs in; "stored" is that of its file, int8 in float32."""
+        """Part -> the type it runs in; "stored" is that of its file, int8 in float32; "packed" computes quantized."""
         parts = [part for part in self.config.parts if part not in settings.REQUIRED_PARTS]
         types = {part: self._type(part) for part in (*settings.REQUIRED_PARTS, *parts)}
         for part in parts:
@@ -70,7 +70,9 @@ class ModelParts:
         return {part: str(dtype).removeprefix("torch.") for part, dtype in types.items()}
 
     def _type(self, part: str) -> "LoadDtype":
-        return self._types[next(kind for kind in self._types if part.startswith(kind))]
+        dtype = self._types[next(kind for kind in self._types if part.startswith(kind))]
+        quantized = dtype == "stored" and self.device.type == "cpu" and is_quantized(self.folder / part)
+        return "packed" if quantized else dtype
 
     def _stored_bfloat16(self, kind: str) -> bool:
         """Whether weights of a kind of part are bfloat16, by the headers of their files; flow runs in float32."""

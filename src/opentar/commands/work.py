@@ -86,10 +86,13 @@ def _part_facts(folder: Path, part: str, licence: str) -> dict[str, Any]:
     for file in sizes:
         if not file.endswith(".safetensors"):
             continue
-        for name, tensor in read_header(place / file).items():
+        header = read_header(place / file)
+        for name, tensor in header.items():
             if not name.endswith(SCALE):
-                kind = _TYPES.get(tensor.dtype, tensor.dtype.lower())
-                counts[kind] = counts.get(kind, 0) + tensor.numbers
+                # Bytes that have scales hold two numbers each.
+                pairs = tensor.dtype == "U8" and name + SCALE in header
+                kind = "int4" if pairs else _TYPES.get(tensor.dtype, tensor.dtype.lower())
+                counts[kind] = counts.get(kind, 0) + tensor.numbers * (2 if pairs else 1)
     return {
         "parameters": sum(counts.values()),
         "dtypes": dict(sorted(counts.items(), key=lambda item: -item[1])),

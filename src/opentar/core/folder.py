@@ -1,16 +1,16 @@
 """Checkpoint folders: config.json + model.safetensors (or several, and their index) [+ extra files] + manifest.json.
 
 Parts of a model are saved and loaded here. How a folder is written whole or not at all is `core/atomic.py`, what its
-manifest says and how files are compared with it `core/manifest.py`, how tensors are stored (float32, bfloat16, int8)
-`core/storage.py`. No pickles, no remote code.
+manifest says and how files are compared with it `core/manifest.py`, how tensors are stored (float32, bfloat16, int8,
+int4) `core/storage.py`. No pickles, no remote code.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from opentar.core.atomic import atomic_folder
 from opentar.core.errors import ConfigError, WeightsError, shown
@@ -31,6 +31,7 @@ from opentar.core.manifest import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from opentar.core.quantization import Packed
     from opentar.core.storage import LoadDtype, State
 
     ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -43,6 +44,8 @@ __all__ = [
     "atomic_folder",
     "changed_parts",
     "folder_hash",
+    "is_quantized",
+    "load_packed",
     "load_part",
     "read_config",
     "read_listed",
@@ -52,7 +55,9 @@ __all__ = [
     "strict_load",
     "verify",
 ]
-_OUR_KEYS = ("storage", "tied_tensors")
+_QUANTIZED = "quantized"
+"""Key of a part's config: tensor -> form of those that are computed quantized."""
+_OUR_KEYS = ("storage", "tied_tensors", _QUANTIZED)
 
 
 def save_part(
@@ -62,18 +67,22 @@ def save_part(
     storage: str = "float32",
     extra: Mapping[str, bytes] | None = None,
     shard_bytes: int | None = None,
+    forms: Mapping[str, str] | None = None,
+    quantized: Collection[str] = (),
 ) -> None:
     """Write one part of a model (or a checkpoint) as a complete folder; an older part of that name is replaced.
 
     Args:
         folder: where the part shall stand; its parent is made when it is missing.
-        config: plain values; the keys "storage" and "tied_tensors" are ours and are added here.
+        config: plain values; the keys "storage", "tied_tensors" and "quantized" are ours and are added here.
         state: tensors of any dtype by name, or pairs of both; each is asked for once, in order, and let go when its
             file is written. Floating ones are stored as `storage` says, others exactly. Tensors that share one memory
             (tied weights) are stored once, if the state keeps them all alive.
-        storage: "float32", "bfloat16" or "int8".
+        storage: "float32", "bfloat16", "int8", or with `forms` "int4".
         extra: more files by name (tokenizer.json, ...).
         shard_bytes: most bytes of tensors in one file; None is 4 GB.
+        forms: how single tensors are stored, as `write_tensors` says.
+        quantized: names in `forms` of those that shall be computed as they are stored.
 
     Raises:
         OutputError: the folder holds something else, or the disk refuses.
@@ -91,8 +100,10 @@ def save_part(
     # Before the weights, which may take minutes to write.
     _json_bytes(config)
     with atomic_folder(folder) as unfinished:
-        tied = write_tensors(unfinished, state, storage, SHARD_BYTES if shard_bytes is None else shard_bytes)
-        ours = {"storage": storage} | ({"tied_tensors": tied} if tied else {})
+        tied = write_tensors(unfinished, state, storage, SHARD_BYTES if shard_bytes is None else shard_bytes, forms=forms)
+        ours: dict[str, Any] = {"storage": storage} | ({"tied_tensors": tied} if tied else {})
+        if quantized:
+            ours[_QUANTIZED] = {name: (forms or {})[name] for name in quantized}
         for name, content in {CONFIG: _json_bytes({**config, **ours}), **(extra or {})}.items():
             _inside(unfinished, name).parent.mkdir(parents=True, exist_ok=True)
             _inside(unfinished, name).write_bytes(content)
@@ -118,11 +129,53 @@ def load_part(
 
     folder = standing(folder)
     verify(folder, remember=True)
+    config, how = _storage_of(folder)
+    kind = torch.float32 if dtype is None else dtype
+    return config, read_tensors(folder, how.storage, how.tied, kind, exact=exact, forms=how.forms)
+
+
+def load_packed(
+    folder: Path, exact: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Packed]]:
+    """Config, tensors and quantized tensors of a part that is computed quantized, every file verified.
+
+    `core.storage.read_packed` says what they hold. Raises WeightsError, also for a part that is not quantized.
+    """
+    from opentar.core.storage import read_packed
+
+    folder = standing(folder)
+    verify(folder, remember=True)
+    config, how = _storage_of(folder)
+    if not how.forms:
+        raise WeightsError(f"{folder} is not quantized; make a quantized model with opentar quantize")
+    return config, *read_packed(folder, how.storage, how.tied, how.forms, exact)
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether the part in a folder, or one in a folder below it, says that it is computed quantized.
+
+    Raises:
+        WeightsError: no such folder.
+    """
+    inner = sorted(path.parent for path in standing(folder).glob(f"*/{CONFIG}"))
+    return any(bool(read_config(place).get(_QUANTIZED)) for place in (folder, *inner))
+
+
+class _Storage(NamedTuple):
+    storage: str
+    tied: dict[str, str]
+    forms: dict[str, str]
+
+
+def _storage_of(folder: Path) -> tuple[dict[str, Any], _Storage]:
+    """The config of a part without our keys, and what these say. Raises WeightsError."""
     config = read_config(folder)
-    storage, tied = config.pop("storage", None), config.pop("tied_tensors", {})
+    storage, tied, forms = config.pop("storage", None), config.pop("tied_tensors", {}), config.pop(_QUANTIZED, {})
     if not isinstance(storage, str) or not isinstance(tied, dict):
         raise WeightsError(f"{folder / CONFIG} does not say how its tensors are stored; save the part again")
-    return config, read_tensors(folder, storage, tied, torch.float32 if dtype is None else dtype, exact=exact)
+    if not isinstance(forms, dict):
+        raise WeightsError(f"{folder / CONFIG} does not say which tensors are quantized; get the folder again")
+    return config, _Storage(storage, tied, forms)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -136,7 +189,12 @@ def strict_load(module: nn.Module, state: Mapping[str, Tensor], where: str) -> N
     module.load_state_dict(state, strict=True)
 
 
-def assemble(build: Callable[[], ModuleT], state: Mapping[str, Tensor], where: str) -> ModuleT:
+def assemble(
+    build: Callable[[], ModuleT],
+    state: Mapping[str, Tensor],
+    where: str,
+    finish: Callable[[ModuleT], None] | None = None,
+) -> ModuleT:
     """The module that `build` makes, with `state` as its weights, in eval mode.
 
     It is built without memory and takes the tensors over, in their type and without a copy, so that mapped ones stay
@@ -146,6 +204,7 @@ def assemble(build: Callable[[], ModuleT], state: Mapping[str, Tensor], where: s
         build: makes the module; all it computes at its start must come from the state, or be computed later.
         state: every parameter and persistent buffer.
         where: the place named in errors.
+        finish: called with the module when it has its weights, to change what the state gives no numbers for.
 
     Raises:
         WeightsError: a name or a shape does not fit.
@@ -160,6 +219,8 @@ def assemble(build: Callable[[], ModuleT], state: Mapping[str, Tensor], where: s
     own = module.state_dict()
     ordered = {name: _in_order_of(own[name], tensor) for name, tensor in state.items()}
     module.load_state_dict(ordered, strict=True, assign=True)
+    if finish is not None:
+        finish(module)
     empty = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     assert not empty, f"{type(module).__name__} computes {empty[0]} when it is built: it cannot be assembled"
     return module.eval()
@@ -171,7 +232,7 @@ def _in_order_of(own: Tensor, given: Tensor) -> Tensor:
         return given
     import torch
 
-    return torch.empty_strided(own.shape, own.stride(), dtype=given.dtype).copy_(given)
+    return torch.empty_strided(own.shape, own.stride(), dtype=given.dtype, device=given.device).copy_(given)
 
 
 def _check_fit(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

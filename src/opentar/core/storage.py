@@ -1,8 +1,9 @@
-"""How the tensors of a part become bytes: float32, bfloat16 or int8 in safetensors, large parts in several files.
+"""How the tensors of a part become bytes: float32, bfloat16, int8 or int4 in safetensors, large parts in several files.
 
-int8 is symmetric with one float16 scale for each row of the first dimension, `x ~ q * scale`, |q| <= 127. Tensors with
-fewer than 4,096 elements or one dimension (norms, biases) stay float32: they cost little and carry much. Integer and
-boolean tensors are stored exactly in every storage.
+int8 and int4 are as core/quantization.py says. In the storage int8, tensors with fewer than 4,096 elements or one
+dimension (norms, biases) stay float32: they cost little and carry much. In a part that is computed quantized, the form
+of each tensor is told by name, and so it always is for int4. Integer and boolean tensors are stored exactly in every
+storage.
 
 Files are written as the tensors come and mapped when they are read, so that neither way ever holds a model twice.
 """
@@ -25,9 +26,10 @@ from torch import Tensor
 
 from opentar.core.errors import ConfigError, WeightsError, nearest, shown
 from opentar.core.headers import SCALE
+from opentar.core.quantization import HALF_MAX, Packed, check_forms, dequantize, quantize
 from opentar.core.tensors import each_tensor_of, tensor_alone
 
-STORAGES = ("float32", "bfloat16", "int8")
+STORAGES = ("float32", "bfloat16", "int8", "int4")
 SHARD_BYTES = 4_000_000_000
 """A part with more bytes of tensors is cut into files of at most so many (one tensor may be larger)."""
 STEM = "model"
@@ -35,8 +37,9 @@ STEM = "model"
 
 State = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 """Named tensors; a mapping that makes each tensor when it is asked for, or a generator, costs one tensor's memory."""
-LoadDtype = torch.dtype | Literal["stored"]
-"""Type of loaded floating tensors; "stored": as they lie in the file, mapped instead of read (int8 becomes float32)."""
+LoadDtype = torch.dtype | Literal["stored", "packed"]
+"""Type of loaded floating tensors; "stored": as they lie in the file, mapped instead of read (int8 becomes float32);
+"packed": the same, but what its folder says is to be computed quantized stays so (`read_packed`)."""
 _DTYPES: dict[str, LoadDtype] = {
     "stored": "stored",
     "float32": torch.float32,
@@ -49,7 +52,6 @@ _DTYPES: dict[str, LoadDtype] = {
 _INT8_FROM_ELEMENTS = 4096
 _OWN_MAPPING_FROM = 1 << 20
 """Bytes of a tensor that is worth a mapping of its own while it is converted."""
-_HALF_MAX = torch.finfo(torch.float16).max
 
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> LoadDtype:
@@ -73,20 +75,29 @@ def check_storage(storage: str) -> None:
 
 
 def write_tensors(
-    folder: Path, state: State, storage: str, shard_bytes: int = SHARD_BYTES, stem: str = STEM
+    folder: Path,
+    state: State,
+    storage: str,
+    shard_bytes: int = SHARD_BYTES,
+    stem: str = STEM,
+    forms: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Write `state` into `folder`; returns, for each tensor left out because it is tied, the name of its twin.
 
     One file `model.safetensors`, or with more than `shard_bytes` of tensors `model-00001-of-0000N.safetensors` ... and
     `model.safetensors.index.json`, the form of Hugging Face. What is held at a time is the tensors of one file. Equal
     states give equal bytes: the metadata has one key, because safetensors writes several in random order.
+    With `forms`, those that it names are stored in that form (float32, bfloat16, or one of quantized weights) and all
+    others as float32, whatever `storage` is.
 
     Raises:
-        ConfigError: unknown storage, or a name that storage keeps for itself.
+        ConfigError: unknown storage or form, int4 without forms, or a name that storage keeps for itself.
         WeightsError: NaN or infinity.
         OSError: the disk refuses.
     """
     check_storage(storage)
+    if storage == "int4" and forms is None:
+        raise ConfigError("int4 is the storage of folders that opentar quantize writes; save as float32, then quantize")
     shards = _Shards(folder, shard_bytes, stem)
     first_seen: dict[tuple[object, ...], tuple[str, weakref.ref[Tensor]]] = {}
     tied: dict[str, str] = {}
@@ -97,7 +108,8 @@ def write_tensors(
             tied[name] = first_seen[memory][0]
             continue
         first_seen[memory] = name, weakref.ref(tensor)
-        shards.add(_packed(name, tensor.detach().cpu(), storage))
+        form = storage if forms is None else forms.get(name, "float32")
+        shards.add(_packed(name, tensor.detach().cpu(), form, named=forms is not None))
         del tensor
     shards.finish()
     return tied
@@ -110,21 +122,19 @@ def read_tensors(
     dtype: LoadDtype = torch.float32,
     stem: str = STEM,
     exact: tuple[str, ...] = (),
+    forms: Mapping[str, str] | None = None,
 ) -> dict[str, Tensor]:
     """The tensors that `write_tensors` wrote, floating ones as `dtype` says, tied ones again.
 
     Those whose names begin with one of `exact` are not rounded: where `dtype` is narrower they stay as stored.
     Tensors whose type need not change are mapped: their bytes are read when they are first used, and what is written
-    to them never reaches the file.
+    to them never reaches the file. `forms` names tensors that must be quantized, and how.
 
     Raises:
         WeightsError: missing, malformed or contradicting files.
     """
-    if storage not in STORAGES:
-        where = folder / f"{stem}.safetensors"
-        raise WeightsError(f"{where} is stored as {shown(storage)}; this version reads {_choices()}: update OpenTar")
-    stored = _mapped(folder, stem)
-    files = _places(folder, stem) or dict.fromkeys(stored, f"{stem}.safetensors")
+    assert dtype != "packed", "read_packed is for these"
+    stored, files = _stored(folder, storage, stem, forms)
     try:
         state = {
             name: _restored(folder / files[name], name, stored, dtype, exact=name.startswith(exact))
@@ -136,17 +146,51 @@ def read_tensors(
         raise WeightsError(f"{folder} holds weights that do not fit together ({error}); get it again") from error
 
 
-def quantize_rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 values (same shape) and float16 scales (first dimension); the error of an element is <= half its scale."""
-    rows = tensor.float().flatten(1)
-    exact = rows.abs().amax(dim=1) / 127
-    scale = exact.half()
-    # Rounded down, the scale would cut the largest values off: take the next float16 (its bits as integer, plus one).
-    up = (scale.view(torch.int16) + 1).view(torch.float16)
-    scale = torch.where(scale.float() * 127 < rows.abs().amax(dim=1), up, scale)
-    divisor = torch.where(scale == 0, torch.ones_like(scale), scale).float()
-    values = torch.round(rows / divisor[:, None]).clamp_(-127, 127).to(torch.int8)
-    return values.view(tensor.shape), scale
+def read_packed(
+    folder: Path, storage: str, tied: Mapping[str, str], forms: Mapping[str, str], exact: tuple[str, ...] = ()
+) -> tuple[dict[str, Tensor], dict[str, Packed]]:
+    """The tensors of a part that is computed quantized, and those named by `forms` as they lie in their files.
+
+    The first mapping has all of them: the quantized ones without numbers (on the meta device), in the shape that they
+    stand for, the others as float32; where their names begin with one of `exact` they stay as stored.
+
+    Raises:
+        WeightsError: missing, malformed or contradicting files, or a tensor in another form than `forms` says.
+    """
+    stored, files = _stored(folder, storage, STEM, forms)
+    state: dict[str, Tensor] = {}
+    packed: dict[str, Packed] = {}
+    for name, tensor in stored.items():
+        if name.endswith(SCALE):
+            continue
+        if name in forms:
+            columns = tensor.shape[1] * (2 if tensor.dtype == torch.uint8 else 1)
+            packed[name] = Packed(folder / files[name], name, forms[name], (tensor.shape[0], columns))
+            state[name] = torch.empty(packed[name].shape, device="meta")
+        else:
+            keep: torch.dtype | Literal["stored"] = "stored" if name.startswith(exact) else torch.float32
+            state[name] = _restored(folder / files[name], name, stored, keep, exact=False)
+    try:
+        packed |= {name: packed[source] for name, source in tied.items() if source in packed}
+        return state | {name: state[source] for name, source in tied.items()}, packed
+    except KeyError as error:
+        raise WeightsError(f"{folder} ties weights to {error}, which it lacks; get it again") from error
+
+
+def each_restored(folder: Path, storage: str) -> Iterator[tuple[str, Tensor, bool]]:
+    """Every tensor but tied ones: name, numbers in the type they are stored in (int8 as float32), whether it was int8.
+
+    One is mapped or held at a time: each that is let go gives its memory back.
+
+    Raises:
+        WeightsError: missing or malformed files.
+    """
+    stored, _ = _stored(folder, storage, STEM, None)
+    for name, tensor in each_tensor(folder):
+        if name.endswith(SCALE):
+            continue
+        scale = stored.get(name + SCALE)
+        yield name, tensor if scale is None else dequantize(tensor, scale), scale is not None
 
 
 class _Shards:
@@ -231,6 +275,18 @@ def each_tensor(folder: Path, stem: str = STEM) -> Iterator[tuple[str, Tensor]]:
         yield from each_tensor_of(folder / file)
 
 
+def _stored(
+    folder: Path, storage: str, stem: str, forms: Mapping[str, str] | None
+) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """All tensors as they lie in the files, mapped, and the file of each; what is quantized is looked at."""
+    where = folder / f"{stem}.safetensors"
+    if storage not in STORAGES:
+        raise WeightsError(f"{where} is stored as {shown(storage)}; this version reads {_choices()}: update OpenTar")
+    stored = _mapped(folder, stem)
+    check_forms(stored, forms or {}, where)
+    return stored, _places(folder, stem) or dict.fromkeys(stored, f"{stem}.safetensors")
+
+
 def _mapped(folder: Path, stem: str) -> dict[str, Tensor]:
     """All tensors of the one file or of the several, as they lie there."""
     places = _places(folder, stem)
@@ -264,8 +320,11 @@ def _places(folder: Path, stem: str) -> dict[str, str] | None:
     return places
 
 
-def _packed(name: str, tensor: Tensor, storage: str) -> dict[str, Tensor]:
-    """The one or two stored tensors of `tensor`; always fresh memory, because safetensors refuses shared views."""
+def _packed(name: str, tensor: Tensor, form: str, *, named: bool) -> dict[str, Tensor]:
+    """The one or two stored tensors of `tensor`; always fresh memory, because safetensors refuses shared views.
+
+    `named` says that the form was chosen for this tensor; else it is that of the storage, for large ones.
+    """
     if name.endswith(SCALE):
         raise ConfigError(f"tensor name {shown(name)} ends with {SCALE!r}, which storage keeps for itself; rename it")
     if not tensor.is_floating_point():
@@ -273,14 +332,23 @@ def _packed(name: str, tensor: Tensor, storage: str) -> dict[str, Tensor]:
     if not _is_finite(tensor):
         raise WeightsError(f"tensor {name} holds NaN or infinity; nothing was saved, go back to an earlier checkpoint")
     large = tensor.ndim >= 2 and tensor.numel() >= _INT8_FROM_ELEMENTS
-    if storage == "int8" and large and tensor.abs().amax() / 127 < _HALF_MAX:
-        values, scale = quantize_rows(tensor)
-        return {name: values, name + SCALE: scale}
-    dtype = torch.bfloat16 if storage == "bfloat16" else torch.float32
+    if form not in ("float32", "bfloat16") and (named or large):
+        if _fits_scales(tensor, form):
+            values, scale = quantize(tensor, form)
+            return {name: values, name + SCALE: scale}
+        if named:
+            raise WeightsError(f"tensor {name} holds numbers too large for {form}; leave it out or rescale it")
+    dtype = torch.bfloat16 if form == "bfloat16" else torch.float32
     packed = torch.empty(tensor.shape, dtype=dtype).copy_(tensor)
     if not _is_finite(packed):
         raise WeightsError(f"tensor {name} holds numbers too large for {dtype}; nothing was saved")
     return {name: packed}
+
+
+def _fits_scales(tensor: Tensor, form: str) -> bool:
+    """Whether float16 can hold its scales, and with 4 bits the middle of a group, which may be as large as a number."""
+    lowest, highest = torch.aminmax(tensor)
+    return bool(torch.maximum(-lowest, highest) / (127 if form == "int8" else 1) < HALF_MAX)
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -291,7 +359,9 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(lowest) and torch.isfinite(highest))
 
 
-def _restored(path: Path, name: str, stored: Mapping[str, Tensor], dtype: LoadDtype, *, exact: bool) -> Tensor:
+def _restored(
+    path: Path, name: str, stored: Mapping[str, Tensor], dtype: torch.dtype | Literal["stored"], *, exact: bool
+) -> Tensor:
     tensor, scale = stored[name], stored.get(name + SCALE)
     if exact and dtype != "stored" and dtype.itemsize < (torch.float32 if scale is not None else tensor.dtype).itemsize:
         dtype = "stored"
@@ -300,7 +370,7 @@ def _restored(path: Path, name: str, stored: Mapping[str, Tensor], dtype: LoadDt
         # What is read of the common mapping counts as memory until all of it is let go.
         tensor = tensor_alone(path, name)
     if scale is not None:
-        tensor = tensor.float() * scale.float().view(-1, *[1] * (tensor.ndim - 1))
+        tensor = dequantize(tensor, scale)
     if not tensor.is_floating_point():
         return tensor
     if dtype == "stored":

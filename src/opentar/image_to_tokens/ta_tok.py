@@ -20,10 +20,11 @@ from torch import nn
 from opentar.core.bounds import SIZE, within
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError
-from opentar.core.folder import assemble, load_part, save_part
+from opentar.core.folder import assemble, load_packed, load_part, save_part
 from opentar.image_to_tokens.decoder import DecoderConfig, FeatureDecoder
 from opentar.image_to_tokens.encoder import VisionConfig, VisionEncoder, pool_grid
 from opentar.image_to_tokens.quantizer import Quantized, QuantizerConfig, TextAlignedQuantizer
+from opentar.nn.quantized import swap
 from opentar.vocab import Scale
 
 if TYPE_CHECKING:
@@ -201,12 +202,16 @@ class TATok(nn.Module):
             folder: the checkpoint.
             dtype: of encoder and decoder; "stored" maps them as they lie there, float16 is taken as float32. The
                 codebook is never rounded, and always projected and compared in float32, because a rounded table would
-                move codes.
+                move codes. "packed", for a quantized folder, computes with the weights as they are (nn/quantized.py).
 
         Raises:
             WeightsError: missing, damaged or unfitting files.
             ConfigError: a config this version does not know.
         """
+        if dtype == "packed":
+            config, state, packed = load_packed(folder, exact=("quantizer.",))
+            sizes = from_dict(TATokConfig, config, where=f"{folder}/config.json")
+            return assemble(lambda: cls(sizes), state, str(folder), lambda made: swap(made, packed, str(folder)))
         # float16 is for parts that nn/half.py keeps from overflowing; SigLIP's activations do.
         wide = torch.float32 if dtype == torch.float16 else dtype
         config, state = load_part(folder, wide, exact=("quantizer.",))

@@ -15,13 +15,15 @@ import torch
 
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import WeightsError
-from opentar.core.folder import load_part, save_part, standing
+from opentar.core.folder import load_packed, load_part, save_part, standing
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.language.prompt import ChatTemplate, PromptBuilder
 from opentar.language.tokenizer import FILE, SPECIALS, TextTokenizer
 from opentar.nn.half import halve
+from opentar.nn.quantized import swap
 
 if TYPE_CHECKING:
+    from opentar.core.quantization import Packed
     from opentar.core.storage import LoadDtype
 
 
@@ -53,13 +55,17 @@ def load_language(folder: str | Path, dtype: LoadDtype = "stored") -> Language:
     """Read what `save_language` wrote, in eval mode.
 
     `dtype` "stored" maps the weights as they lie there; float16 halves the weights and runs the rest in float32
-    (nn/half.py).
+    (nn/half.py); "packed", for a quantized folder, computes with them as they are (nn/quantized.py).
 
     Raises WeightsError for a damaged folder or a tokenizer that does not fit, ConfigError for an unknown key.
     """
     folder = standing(Path(folder))
-    # float16 is made of the loaded model: not every number may become it.
-    data, state = load_part(folder, "stored" if dtype == torch.float16 else dtype)
+    packed: dict[str, Packed] = {}
+    if dtype == "packed":
+        data, state, packed = load_packed(folder)
+    else:
+        # float16 is made of the loaded model: not every number may become it.
+        data, state = load_part(folder, "stored" if dtype == torch.float16 else dtype)
     ours = data.get("opentar")
     if not isinstance(ours, dict) or not isinstance(ours.get("language"), dict):
         raise WeightsError(f"{folder} is no OpenTar language folder: its config.json has no opentar.language")
@@ -68,6 +74,11 @@ def load_language(folder: str | Path, dtype: LoadDtype = "stored") -> Language:
     tokenizer = TextTokenizer.load(folder)
     check_tokenizer(config, tokenizer)
     model = TarLanguageModel.from_state(config, state, where=str(folder))
+    if packed:
+        if config.tie and "model.embed_tokens.weight" in packed:
+            packed["lm_head.weight"] = packed["model.embed_tokens.weight"]
+        # Ranges that are asked for: texts, codes.
+        swap(model.qwen, packed, str(folder), {"lm_head": (config.text_size, config.vocab.first_code)})
     if dtype == torch.float16:
         del state
         halve(model, str(folder))

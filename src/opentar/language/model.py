@@ -20,7 +20,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 from opentar.core.bounds import EPS, LAYERS, POSITIONS, SIZE, THETA, bounded_by, within
 from opentar.core.errors import ConfigError, ModelError, WeightsError
 from opentar.language.prompt import IGNORED
-from opentar.nn.half import product
+from opentar.nn.quantized import rows_of
 from opentar.vocab import Vocab
 
 
@@ -184,13 +184,12 @@ class TarLanguageModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.qwen.model.embed_tokens.weight.device
+        return self.qwen.model.norm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the hidden states: that of the weights, float32 for float16 ones (nn/half.py)."""
-        kind = self.qwen.model.embed_tokens.weight.dtype
-        return torch.float32 if kind == torch.float16 else kind
+        """Type of the hidden states: that of the weights, float32 for float16 and quantized ones (nn/)."""
+        return self.qwen.model.norm.weight.dtype
 
     def hidden(self, ids_BT: Tensor) -> Tensor:
         """Last hidden states after the final norm, (B, T, H).
@@ -219,11 +218,11 @@ class TarLanguageModel(nn.Module):
 
     def head(self, hidden: Tensor, ids: range) -> Tensor:
         """(..., H) -> (..., len(ids)): only these rows of the head are computed."""
-        return product(hidden, self.qwen.lm_head.weight[ids.start : ids.stop])
+        return rows_of(self.qwen.lm_head, hidden, ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., H) -> (..., rows) over everything."""
-        return product(hidden, self.qwen.lm_head.weight)
+        return self.head(hidden, range(self.config.table_rows))
 
     def loss(self, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
         """Mean cross-entropy over the labels that are not -100, a scalar in fp32.

@@ -24,8 +24,9 @@ from torch.nn import functional as F
 from opentar.core.bounds import EPS, LAYERS, SIZE, within
 from opentar.core.config import from_dict, to_dict
 from opentar.core.errors import ConfigError, ModelError, shown
-from opentar.core.folder import assemble, atomic_folder, load_part, save_part
+from opentar.core.folder import assemble, atomic_folder, load_packed, load_part, save_part
 from opentar.nn.half import halve
+from opentar.nn.quantized import swap
 from opentar.nn.sampling import check_sampling
 from opentar.tokens_to_image.ar_blocks import ARBlock, Cache, Places, RMSNorm
 from opentar.tokens_to_image.ar_decoding import sample_codes
@@ -175,8 +176,13 @@ class ARTransformer(nn.Module):
     def from_folder(cls, folder: str | Path, dtype: LoadDtype = "stored") -> ARTransformer:
         """Read what ``save`` wrote, in eval mode; `dtype` "stored" maps the weights, float16 is as nn/half.py says.
 
+        "packed", for a quantized folder, computes with the weights as they are (nn/quantized.py).
         Raises WeightsError or ConfigError.
         """
+        if dtype == "packed":
+            config, state, packed = load_packed(Path(folder))
+            sizes = from_dict(ARConfig, config, where=f"{folder}/config.json")
+            return assemble(lambda: cls(sizes), state, str(folder), lambda made: swap(made, packed, str(folder)))
         config, state = load_part(Path(folder), "stored" if dtype == torch.float16 else dtype)
         sizes = from_dict(ARConfig, config, where=f"{folder}/config.json")
         model = assemble(lambda: cls(sizes), state, str(folder))

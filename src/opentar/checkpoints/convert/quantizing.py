@@ -1,0 +1,208 @@
+"""A model folder with quantized weights, made part by part; one tensor is unpacked and one file held at a time.
+
+| part | int8 | int4 |
+|---|---|---|
+| language | layers and table int8 | layers int4, table int8 |
+| detok_ar, transformer | layers and table int8 | layers int4, head and table int8 |
+| ta_tok, vision tower and feature decoder | layers int8 | layers int8 |
+| ta_tok, codebook and the layers before it; canvases, flow, SANA | as they are | as they are |
+
+Norms, biases and positions are always as they are. 4-bit layers whose width no group divides are int8. A rounded
+codebook would move codes, and rounded autoencoders show in every picture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from opentar.checkpoints import model_folder
+from opentar.core.config import from_dict
+from opentar.core.disk import check_room
+from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError, nearest, shown
+from opentar.core.folder import CONFIG, MANIFEST, atomic_folder, read_config, save_part, saved_files, verify
+from opentar.core.headers import SCALE, read_header
+from opentar.core.quantization import form_of
+from opentar.core.storage import each_restored
+from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
+from opentar.language.model import LanguageConfig, TarLanguageModel
+from opentar.tokens_to_image.ar import ARConfig, ARTransformer
+
+Step = Callable[[str, int, int], None]
+"""Called with (part, tensors done, tensors in all)."""
+_SHARD_BYTES = 500_000_000
+"""Files are small, because one is held in memory while it is filled."""
+_FEWEST = 4096
+"""Matrices with fewer numbers cost nothing as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeReport:
+    """What was written."""
+
+    folder: Path
+    """the new model folder"""
+    target: str
+    """int8 or int4"""
+    bytes_before: int
+    """size of all files of the source"""
+    bytes_after: int
+    """size of all files of the new one"""
+    forms: dict[str, dict[str, int]]
+    """part -> form -> numbers that are computed in it; parts that are as they were have none"""
+
+
+class Target(NamedTuple):
+    """Something that a model can be quantized to."""
+
+    text: str
+    """for the help and the documentation"""
+    make: Callable[[Path, Path, str, Step | None], QuantizeReport]
+    """writes it: source folder, new folder, name of the target, progress"""
+
+
+def quantize_model(source: Path, out: Path, to: str, step: Step | None = None) -> QuantizeReport:
+    """Write a quantized copy of a model folder.
+
+    Args:
+        source: a model folder, not quantized itself.
+        out: the new folder; it must not exist or be empty.
+        to: a name in TARGETS.
+        step: called after each tensor.
+
+    Raises:
+        ConfigError: an unknown target.
+        ModelError, WeightsError: the source is no model, damaged, or already quantized.
+        OutputError: `out` holds something, or the disk is too small or refuses.
+    """
+    if to not in TARGETS:
+        raise ConfigError(f"cannot quantize to {shown(to)}; there are: {', '.join(TARGETS)}.{nearest(to, TARGETS)}")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise OutputError(f"{shown(out)} exists and is not an empty folder; choose another name")
+    return TARGETS[to].make(source, out, to, step)
+
+
+def _quantize_for_torch(source: Path, out: Path, to: str, step: Step | None) -> QuantizeReport:
+    config = model_folder.read_config(source)
+    verify(source, remember=True)
+    before = sum(size for _, size in model_folder.part_files(source))
+    # Weights are stored in at least as many bytes before, so this is enough.
+    check_room(out, before)
+    forms: dict[str, dict[str, int]] = {}
+    with atomic_folder(out) as stage:
+        for part in config.parts:
+            forms[part] = _part(source / part, stage / part, part, 8 if to == "int8" else 4, step)
+        model_folder.write_config(stage, dataclasses.replace(config, name=f"{config.name}-{to}"))
+    after = sum(size for _, size in model_folder.part_files(out))
+    return QuantizeReport(folder=out, target=to, bytes_before=before, bytes_after=after, forms=forms)
+
+
+TARGETS: dict[str, Target] = {
+    "int8": Target("8 bits, computed by PyTorch: layers and tables", _quantize_for_torch),
+    "int4": Target("4 bits in groups, computed by PyTorch: layers of transformers; tables 8 bits", _quantize_for_torch),
+}
+"""Every target by its name on the command line."""
+
+
+def _part(source: Path, target: Path, part: str, bits: int, step: Step | None) -> dict[str, int]:
+    """Write one part; returns form -> numbers."""
+    if part == "language":
+        ours = read_config(source).get("opentar")
+        sizes = ours.get("language") if isinstance(ours, dict) else None
+        if not isinstance(sizes, dict):
+            raise WeightsError(f"{shown(source)} is no OpenTar language folder: its {CONFIG} has no opentar.language")
+        with torch.device("meta"):
+            model = TarLanguageModel(from_dict(LanguageConfig, sizes, "opentar.language"))
+        forms = _forms(model.qwen, bits, tables=("model.embed_tokens", "lm_head"))
+        if model.config.tie:
+            del forms["lm_head.weight"]
+        return _weights(source, target, part, forms, step)
+    if part == "ta_tok":
+        with torch.device("meta"):
+            ta_tok = TATok(from_dict(TATokConfig, _own(source), f"{part}/{CONFIG}"))
+        # What stands right before the codebook decides which code it is; it is small, so it stays.
+        return _weights(source, target, part, _forms(ta_tok, 8, only=("encoder.layers.", "decoder.layers.")), step)
+    if part.startswith("detok_ar"):
+        inner = source / "transformer"
+        with torch.device("meta"):
+            transformer = ARTransformer(from_dict(ARConfig, _own(inner), f"{part}/transformer/{CONFIG}"))
+        forms = _forms(transformer, bits, tables=("codes_in", "logits"))
+        with atomic_folder(target) as stage:
+            _copy(source, stage, leave="transformer/")
+            return _weights(inner, stage / "transformer", part, forms, step)
+    with atomic_folder(target) as stage:
+        _copy(source, stage)
+    return {}
+
+
+def _own(folder: Path) -> dict[str, object]:
+    return {name: value for name, value in read_config(folder).items() if name not in ("storage", "tied_tensors")}
+
+
+def _forms(module: nn.Module, bits: int, only: tuple[str, ...] = ("",), tables: tuple[str, ...] = ()) -> dict[str, str]:
+    """Weight -> form, for linear layers and tables whose names begin with one of `only`; `tables` are int8 at least."""
+    forms = {}
+    for name, layer in module.named_modules():
+        if type(layer) in (nn.Linear, nn.Embedding) and name.startswith(only):
+            weight = layer.weight
+            assert isinstance(weight, Tensor)
+            if weight.numel() >= _FEWEST:
+                forms[f"{name}.weight"] = form_of(8 if name in tables else bits, *weight.shape)
+    return forms
+
+
+def _weights(source: Path, target: Path, part: str, forms: dict[str, str], step: Step | None) -> dict[str, int]:
+    verify(source, remember=True)
+    config = read_config(source)
+    if config.get("quantized"):
+        raise ModelError(f"{shown(source)} is quantized already; quantize the model that it was made of")
+    storage, tied = str(config.pop("storage", "")), config.pop("tied_tensors", {})
+    if tied:
+        # No part that we write has any; a twin would have to be quantized like its source.
+        raise ModelError(f"{shown(source)} stores tied tensors, which cannot be quantized; save it again untied")
+    told: dict[str, str] = {}
+    numbers: dict[str, int] = {}
+    extra = {
+        name: (source / name).read_bytes()
+        for name in saved_files(source)
+        if name not in (CONFIG, MANIFEST) and not name.endswith((".safetensors", ".safetensors.index.json"))
+    }
+
+    headers = [read_header(path) for path in sorted(source.glob("*.safetensors"))]
+    total = sum(not name.endswith(SCALE) for header in headers for name in header)
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for done, (name, tensor, was_int8) in enumerate(each_restored(source, storage), 1):
+            if name in forms:
+                told[name] = forms[name]
+                numbers[told[name]] = numbers.get(told[name], 0) + tensor.numel()
+            elif was_int8:
+                # The same rows and scales come out again.
+                told[name] = "int8"
+            elif tensor.dtype == torch.bfloat16:
+                told[name] = "bfloat16"
+            yield name, tensor
+            if step is not None:
+                step(part, done, total)
+        if missing := sorted(set(forms) - set(told)):
+            raise WeightsError(f"{shown(source)} lacks {missing[0]}, which its config asks for; get the folder again")
+
+    narrow = "int8" if all(form == "int8" for form in forms.values()) else "int4"
+    save_part(target, config, tensors(), narrow, extra, _SHARD_BYTES, told, list(forms))
+    return numbers
+
+
+def _copy(source: Path, stage: Path, leave: str = "\0") -> None:
+    """Copy the files of a part into an unfinished folder, but not those below `leave` nor its own manifest."""
+    verify(source, remember=True)
+    for name in saved_files(source):
+        if name != MANIFEST and not name.startswith(leave):
+            (stage / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, stage / name)

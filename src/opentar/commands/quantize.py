@@ -1,0 +1,38 @@
+"""`opentar quantize`: a copy of a model that takes less memory and computes with 8 or 4 bits."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from opentar.commands import options
+from opentar.commands.files import folder_argument
+from opentar.commands.output import Output
+
+
+def quantize(
+    model: Annotated[str, Parameter(help="Name of a bundled or fetched model, or a model folder.")] = "nano",
+    /,
+    *,
+    to: Annotated[str, Parameter(help="What to quantize to: int8 or int4.")],
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="New model folder.")],
+    json: options.Json = False,
+) -> None:
+    """Write a copy of a model whose weights have 8 or 4 bits and are computed so; the model itself stays as it is."""
+    from opentar.checkpoints.find import find_model
+    from opentar.core.disk import human_bytes
+
+    output = Output(json)
+    folder_argument(out)
+    folder = find_model(model)
+    with output.working(), output.progress() as step:
+        from opentar.checkpoints.convert.quantizing import quantize_model
+
+        report = quantize_model(folder, out, to, step)
+    for part, forms in report.forms.items():
+        told = ", ".join(f"{numbers:,} numbers as {form}" for form, numbers in forms.items())
+        output.line(f"part     {part}: {told or 'as it was'}")
+    before, after = human_bytes(report.bytes_before), human_bytes(report.bytes_after)
+    output.line(f"written  {report.folder}: {after}, from {before}")
+    values = {"folder": str(report.folder), "to": report.target, "parts": report.forms}
+    output.result(values | {"bytes_before": report.bytes_before, "bytes": report.bytes_after})

@@ -1,0 +1,268 @@
+"""Linear layers and tables whose weights stay quantized while they compute, by products that stock PyTorch has (CPU).
+
+int8: the numbers of each row of the input are divided by that row's largest and rounded to whole numbers, the product
+is one of whole numbers, and both scales are multiplied in afterwards. Whole numbers add up exactly and no row knows of
+another, so a row gives the same alone and in a batch. int4: the weights alone are rounded. What lies in the file is
+arranged once for the product (`Packed` holds nothing), so weights are in memory once, in the size of the file.
+
+Shape suffixes: M rows of the input, K columns (the width of the input), N rows of the weight.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from opentar.core.errors import ModelError, WeightsError
+from opentar.core.quantization import Packed, group_of
+from opentar.nn.half import product
+
+_BLOCK = 1 << 14
+"""Most rows of a head that are arranged, and computed, at a time."""
+_MANY = 16
+"""From so many rows of the input on, 4-bit weights are turned into bfloat16 by blocks; the ready-made product, which
+does that anew for every few rows, is slower there."""
+_UNPACKED_ROWS = 512
+_LEAST = 1e-30
+"""Stands in for the largest number of a row of zeros."""
+
+
+class Product(Protocol):
+    """Weights that are ready to be multiplied."""
+
+    def __call__(self, x_MK: Tensor) -> Tensor:
+        """float32 (M, K) to float32 (M, N)."""
+        ...
+
+
+class Int8Product:
+    """int8 weights (N, K) with a scale for each row."""
+
+    def __init__(self, values_NK: Tensor, scale_N: Tensor) -> None:
+        self._levels = exact_levels()
+        self._scale_N = scale_N.float()
+        self._held: Any = _arranged(values_NK, self._scale_N) if self._levels else values_NK
+
+    def __call__(self, x_MK: Tensor) -> Tensor:
+        levels = self._levels or 127
+        scale_M1 = x_MK.abs().amax(-1, keepdim=True).clamp_min_(_LEAST).div_(levels)
+        if self._levels:
+            return _in_steps_of_one(x_MK / scale_M1, levels, self._held).mul_(scale_M1)
+        whole_MK = (x_MK / scale_M1).round_().to(torch.int8)
+        return torch._int_mm(whole_MK, self._held.t()).float().mul_(self._scale_N).mul_(scale_M1)
+
+
+class Int4Product:
+    """4-bit weights (N, K) with scale and middle for each group of columns."""
+
+    def __init__(self, pairs_NK: Tensor, scale_NG2: Tensor, group: int) -> None:
+        self._group = group
+        whole_NK = torch.stack([pairs_NK & 15, pairs_NK >> 4], -1).flatten(1).int()
+        self._held = torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole_NK, 1)
+        # The ready-made product is fast in bfloat16 alone: in float32 it takes a hundred times as long.
+        self._scale_GN2 = scale_NG2.bfloat16().transpose(0, 1).contiguous()
+        self._blocks = len(pairs_NK) % 64 == 0 and _blocks_of_64()
+
+    def __call__(self, x_MK: Tensor) -> Tensor:
+        narrow_MK = x_MK.bfloat16()
+        if len(x_MK) < _MANY or not self._blocks:
+            product_of_4: Any = torch.ops.aten._weight_int4pack_mm_for_cpu
+            out: Tensor = product_of_4(narrow_MK, self._held, self._group, self._scale_GN2)
+            return out.float()
+        rows = range(0, len(self._held), _UNPACKED_ROWS)
+        return torch.cat([narrow_MK @ self._unpacked(start) for start in rows], -1).float()
+
+    def _unpacked(self, start: int) -> Tensor:
+        """bfloat16 (K, rows): rows from `start` on."""
+        held = self._held[start : start + _UNPACKED_ROWS]
+        count, columns = len(held), 2 * held.shape[1]
+        halves = held.view(count // 64, columns, 32).transpose(0, 1)
+        whole = torch.empty(columns, count // 64, 64, dtype=torch.bfloat16)
+        whole[..., :32] = halves & 15
+        whole[..., 32:] = halves >> 4
+        by_group = whole.view(-1, self._group, count).sub_(8)
+        scale_G1N2 = self._scale_GN2[:, None, start : start + count]
+        return by_group.mul_(scale_G1N2[..., 0]).add_(scale_G1N2[..., 1]).view(columns, count)
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer of quantized weights; the result has the type of the input."""
+
+    def __init__(self, packed: Packed, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = packed.shape
+        self.form = packed.form
+        self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
+        self._product = _ready(packed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        out = self._product(x.float().flatten(0, -2) if x.ndim != 2 else x.float())
+        if self.bias is not None:
+            out += self.bias
+        return out.view(*x.shape[:-1], self.out_features).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Sizes and form, for printing."""
+        return f"{self.in_features}, {self.out_features}, {self.form}"
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        _refuse_saving()
+
+
+class QuantizedHead(nn.Module):
+    """The output table of a language model in blocks of rows, each arranged when a row of it is first asked for.
+
+    Args:
+        packed: the table, int8.
+        cuts: rows at which a block must begin, so that ranges that are asked for often cost nothing beside them.
+    """
+
+    def __init__(self, packed: Packed, cuts: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.out_features, self.in_features = packed.shape
+        self._packed = packed
+        edges = sorted({0, *(cut for cut in cuts if 0 < cut < self.out_features), self.out_features})
+        starts = [start for low, high in pairwise(edges) for start in range(low, high, _BLOCK)]
+        self._blocks = [range(*pair) for pair in zip(starts, [*starts[1:], self.out_features], strict=True)]
+        self._ready: dict[int, Product] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., rows), every row."""
+        return self.rows(x, range(self.out_features))
+
+    def rows(self, x: Tensor, ids: range) -> Tensor:
+        """(..., in) to (..., len(ids)): blocks that hold none of these rows are neither computed nor arranged."""
+        flat = x.float().reshape(-1, self.in_features)
+        parts = []
+        for block in self._blocks:
+            low, high = max(ids.start, block.start), min(ids.stop, block.stop)
+            if low < high:
+                parts.append(self._of(block)(flat)[:, low - block.start : high - block.start])
+        out = torch.cat(parts, -1) if parts else flat.new_empty(len(flat), 0)
+        return out.view(*x.shape[:-1], len(ids)).to(x.dtype)
+
+    def _of(self, block: range) -> Product:
+        if block.start not in self._ready:
+            rows = slice(block.start, block.stop)
+            self._ready[block.start] = Int8Product(self._packed.values()[rows], self._packed.scale()[rows])
+        return self._ready[block.start]
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        _refuse_saving()
+
+
+class QuantizedEmbedding(nn.Module):
+    """A table of int8 rows, mapped from its file, that are given out as float32."""
+
+    def __init__(self, packed: Packed) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = packed.shape
+        self._values, self._scale = packed.values(), packed.scale()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids (...) to rows (..., width) float32."""
+        return self._values[ids].float() * self._scale[ids].float()[..., None]
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        _refuse_saving()
+
+
+def rows_of(head: nn.Module, hidden: Tensor, ids: range) -> Tensor:
+    """(..., H) -> (..., len(ids)): the product with these rows of a head, whatever its weights are."""
+    if isinstance(head, QuantizedHead):
+        return head.rows(hidden, ids)
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    return product(hidden, weight[ids.start : ids.stop])
+
+
+def swap(
+    module: nn.Module, packed: Mapping[str, Packed], where: str, heads: Mapping[str, Sequence[int]] | None = None
+) -> None:
+    """Put quantized layers in the place of the linear layers and tables whose weights `packed` names, in place.
+
+    Args:
+        module: the weights named here are on the meta device or no longer needed.
+        packed: name of a weight inside `module` -> the quantized one.
+        where: named in errors.
+        heads: linear layers of which ranges of rows are asked for -> rows at which blocks shall begin.
+
+    Raises:
+        WeightsError: a weight that is quantized in a way that its layer does not take.
+    """
+    heads = heads or {}
+    for name, weight in packed.items():
+        place, _, last = name.rpartition(".")
+        layer = module.get_submodule(place)
+        kind = type(layer)
+        if last != "weight" or kind not in (nn.Linear, nn.Embedding):
+            raise WeightsError(f"{where}: {name} is quantized, but belongs to no linear layer or table; quantize again")
+        if weight.form != "int8" and (kind is nn.Embedding or place in heads):
+            raise WeightsError(f"{where}: the table {name} is {weight.form}; tables are int8: quantize again")
+        if kind is nn.Embedding:
+            made: nn.Module = QuantizedEmbedding(weight)
+        elif place in heads:
+            made = QuantizedHead(weight, heads[place])
+        else:
+            made = QuantizedLinear(weight, layer.bias if isinstance(layer.bias, Tensor) else None)
+        parent, _, own = place.rpartition(".")
+        setattr(module.get_submodule(parent), own, made.eval())
+
+
+@cache
+def exact_levels() -> int:
+    """Levels of activations on each side of zero for which this processor's packed product is exact.
+
+    127, or 63 where pairs of products are added up in 16 bits (x86 without VNNI); 0 where PyTorch has no packed
+    product (arm64): a plain one is used there. It is tried out, once.
+    """
+    weights = torch.tensor([127, -127], dtype=torch.int8).repeat_interleave(16)[:, None].repeat(1, 64)
+    try:
+        held = _arranged(weights, torch.ones(len(weights)))
+        for levels in (127, 63):
+            x = torch.tensor([[float(levels)], [float(-levels)]]).repeat(1, 64)
+            if torch.equal(_in_steps_of_one(x, levels, held), x @ weights.float().T):
+                return levels
+    except (RuntimeError, AttributeError, NotImplementedError):
+        pass
+    return 0
+
+
+@cache
+def _blocks_of_64() -> bool:
+    """Whether 4-bit weights are arranged in blocks of 64 rows, row i beside row i + 32, as for AVX512."""
+    whole = (torch.arange(128 * 64).view(128, 64) * 7 // 3 % 16).int()
+    held = torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole, 1).view(2, 64, 32)
+    return torch.equal(torch.cat([held & 15, held >> 4], -1).transpose(1, 2).reshape(128, 64).int(), whole)
+
+
+def _arranged(values_NK: Tensor, scale_N: Tensor) -> Any:
+    zeros = torch.zeros(len(values_NK), dtype=torch.int64)
+    with warnings.catch_warnings():
+        # torch announces that its quantized tensors will go; they only carry the numbers into the product here.
+        warnings.simplefilter("ignore")
+        carrier = torch._make_per_channel_quantized_tensor(values_NK, scale_N.double(), zeros, 0)
+        return torch.ops.quantized.linear_prepack(carrier, None)
+
+
+def _in_steps_of_one(x_MK: Tensor, levels: int, held: Any) -> Tensor:
+    """The product of rounded numbers; they are stored as 0..255 around the middle `levels` + 1."""
+    multiply: Any = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+    return multiply(x_MK, 1.0, levels + 1, held)
+
+
+def _ready(packed: Packed) -> Product:
+    group = group_of(packed.form)
+    values, scale = packed.values(), packed.scale()
+    return Int8Product(values, scale) if group is None else Int4Product(values, scale, group)
+
+
+def _refuse_saving() -> None:
+    raise ModelError("these weights are arranged for computing and cannot be saved; load the folder as float32 first")
