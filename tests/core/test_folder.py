@@ -118,7 +118,7 @@ def test_nan_is_never_saved(tmp_path: Path, storage: str, value: float) -> None:
 
 def test_unknown_storage(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="bfloat16, int8"):
-        save_part(tmp_path / "part", {}, _state(), "int4")
+        save_part(tmp_path / "part", {}, _state(), "int3")
     assert list(tmp_path.iterdir()) == []
     save_part(tmp_path / "part", {}, _state())
     _rewrite_config(tmp_path / "part", {"storage": "int2"})

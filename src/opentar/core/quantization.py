@@ -11,7 +11,7 @@ two numbers, that of the even column in its low half.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +31,9 @@ _SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Parts of a group's range that are tried: cutting a few large numbers off may make all others finer."""
 
 
-def form_of(bits: int, rows: int, columns: int) -> str:
-    """The form of a matrix of that shape for 8 or 4 bits; int8 where no group fits for 4 bits."""
-    group = next((group for group in GROUPS if columns % group == 0), None)
+def form_of(bits: int, rows: int, columns: int, groups: Sequence[int] = GROUPS) -> str:
+    """The form of a matrix of that shape for 8 or 4 bits: the first of `groups` that fits, int8 where none does."""
+    group = next((group for group in groups if columns % group == 0), None)
     # PyTorch's product of 4 bits takes 16 rows at a time.
     return f"int4/{group}" if bits == 4 and group is not None and rows % 16 == 0 else "int8"
 
