@@ -40,6 +40,8 @@ _NAMES = {
     "ffn_norm": "post_attention_layernorm",
 }
 """Names of a layer in GGUF and in transformers."""
+WHOLE = ("embed_tokens.weight", "k_proj.weight", "v_proj.weight")
+"""What has 8 bits in any case."""
 GROUPS = {"int4/128": (128, 64, 32), "int4/64": (64, 32), "int4/32": (32,)}
 """Largest group -> the groups that are tried."""
 
@@ -141,7 +143,7 @@ class Reference:
 
         table = "model.embed_tokens.weight"
         forms = {
-            name: form_of(8 if name == table else bits, *numbers.shape, groups)
+            name: form_of(8 if name.endswith(WHOLE) else bits, *numbers.shape, groups)
             for name, numbers in self.state.items()
             if numbers.ndim == 2
         }

@@ -81,9 +81,11 @@ def test_rows_are_quantized_in_blocks_alike(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_form_follows_the_shape() -> None:
-    assert [form_of(4, 16, columns) for columns in (256, 192, 96, 100)] == ["int4/128", "int4/64", "int4/32", "int8"]
+    assert [form_of(4, 16, columns) for columns in (256, 96, 100)] == ["int4/32", "int4/32", "int8"]
+    wide = [form_of(4, 16, columns, (128, 64, 32)) for columns in (256, 192, 96)]
+    assert wide == ["int4/128", "int4/64", "int4/32"]
     assert form_of(4, 20, 256) == form_of(8, 16, 256) == "int8"
-    with pytest.raises(ConfigError, match="'int4/48' is no form of quantized weights; use int8, int4/128"):
+    with pytest.raises(ConfigError, match="'int4/48' is no form of quantized weights; use int8, int4/32"):
         group_of("int4/48")
     with pytest.raises(ConfigError, match="has no groups of 64; quantize it to int8"):
         quantize(torch.zeros(16, 96), "int4/64")

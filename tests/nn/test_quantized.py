@@ -137,7 +137,7 @@ def test_many_rows_of_4_bits_agree_with_few(tmp_path: Path) -> None:
     net = _net()
     swap(net, _stored(tmp_path / "net", net, 4), "net")
     layer = net.layers[0]
-    assert isinstance(layer, QuantizedLinear) and layer.form == "int4/128"
+    assert isinstance(layer, QuantizedLinear) and layer.form == "int4/32"
     x = torch.randn(64, 128, generator=torch.Generator().manual_seed(3))
     many, few = layer(x), torch.cat([layer(part) for part in x.split(4)])
     assert float((many - few).norm() / few.norm()) < 5e-3
@@ -149,7 +149,7 @@ def test_bad_places_are_refused(tmp_path: Path) -> None:
     norm = Packed(packed["table.weight"].path, "table.weight", "int8", (1, 64))
     with pytest.raises(WeightsError, match=r"norm\.weight is quantized, but belongs to no linear layer or table"):
         swap(net, {"norm.weight": norm}, "net")
-    with pytest.raises(WeightsError, match=r"the table layers\.0\.weight is int4/128; tables are int8"):
+    with pytest.raises(WeightsError, match=r"the table layers\.0\.weight is int4/32; tables are int8"):
         swap(net, {"layers.0.weight": packed["layers.0.weight"]}, "net", {"layers.0": ()})
 
 

@@ -100,7 +100,9 @@ def save_part(
     # Before the weights, which may take minutes to write.
     _json_bytes(config)
     with atomic_folder(folder) as unfinished:
-        tied = write_tensors(unfinished, state, storage, SHARD_BYTES if shard_bytes is None else shard_bytes, forms=forms)
+        tied = write_tensors(
+            unfinished, state, storage, SHARD_BYTES if shard_bytes is None else shard_bytes, forms=forms
+        )
         ours: dict[str, Any] = {"storage": storage} | ({"tied_tensors": tied} if tied else {})
         if quantized:
             ours[_QUANTIZED] = {name: (forms or {})[name] for name in quantized}

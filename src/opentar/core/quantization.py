@@ -22,8 +22,8 @@ from opentar.core.errors import ConfigError, WeightsError, shown
 from opentar.core.headers import SCALE
 from opentar.core.tensors import tensor_alone
 
-GROUPS = (128, 64, 32)
-"""Sizes of groups, best first: fewer scales to read. Those that PyTorch's product takes."""
+GROUPS = (32, 64, 128)
+"""Sizes of groups that PyTorch's product takes, best first: small ones lose least (docs/cli.md, opentar quantize)."""
 HALF_MAX = torch.finfo(torch.float16).max
 _ROWS_AT_ONCE = 1 << 23
 """Numbers that are converted at a time; their float32 copies are the memory that converting takes."""

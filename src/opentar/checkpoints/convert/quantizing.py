@@ -2,7 +2,7 @@
 
 | part | int8 | int4 |
 |---|---|---|
-| language | layers and table int8 | layers int4, table int8 |
+| language | layers and table int8 | layers int4; keys, values and table int8 |
 | detok_ar, transformer | layers and table int8 | layers int4, head and table int8 |
 | ta_tok, vision tower and feature decoder | layers int8 | layers int8 |
 | ta_tok, codebook and the layers before it; canvases, flow, SANA | as they are | as they are |
@@ -27,7 +27,16 @@ from opentar.checkpoints import model_folder
 from opentar.core.config import from_dict
 from opentar.core.disk import check_room
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError, nearest, shown
-from opentar.core.folder import CONFIG, MANIFEST, atomic_folder, read_config, save_part, saved_files, verify
+from opentar.core.folder import (
+    CONFIG,
+    MANIFEST,
+    atomic_folder,
+    is_quantized,
+    read_config,
+    save_part,
+    saved_files,
+    verify,
+)
 from opentar.core.headers import SCALE, read_header
 from opentar.core.quantization import form_of
 from opentar.core.storage import each_restored
@@ -92,6 +101,10 @@ def quantize_model(source: Path, out: Path, to: str, step: Step | None = None) -
 def _quantize_for_torch(source: Path, out: Path, to: str, step: Step | None) -> QuantizeReport:
     config = model_folder.read_config(source)
     verify(source, remember=True)
+    for part in config.parts:
+        if is_quantized(source / part):
+            told = shown(source / part)
+            raise ModelError(f"{told} is quantized already; quantize the model that it was made of")
     before = sum(size for _, size in model_folder.part_files(source))
     # Weights are stored in at least as many bytes before, so this is enough.
     check_room(out, before)
@@ -120,7 +133,7 @@ def _part(source: Path, target: Path, part: str, bits: int, step: Step | None) -
             raise WeightsError(f"{shown(source)} is no OpenTar language folder: its {CONFIG} has no opentar.language")
         with torch.device("meta"):
             model = TarLanguageModel(from_dict(LanguageConfig, sizes, "opentar.language"))
-        forms = _forms(model.qwen, bits, tables=("model.embed_tokens", "lm_head"))
+        forms = _forms(model.qwen, bits, whole=("embed_tokens", "lm_head", "k_proj", "v_proj"))
         if model.config.tie:
             del forms["lm_head.weight"]
         return _weights(source, target, part, forms, step)
@@ -133,7 +146,7 @@ def _part(source: Path, target: Path, part: str, bits: int, step: Step | None) -
         inner = source / "transformer"
         with torch.device("meta"):
             transformer = ARTransformer(from_dict(ARConfig, _own(inner), f"{part}/transformer/{CONFIG}"))
-        forms = _forms(transformer, bits, tables=("codes_in", "logits"))
+        forms = _forms(transformer, bits, whole=("codes_in", "logits"))
         with atomic_folder(target) as stage:
             _copy(source, stage, leave="transformer/")
             return _weights(inner, stage / "transformer", part, forms, step)
@@ -146,23 +159,24 @@ def _own(folder: Path) -> dict[str, object]:
     return {name: value for name, value in read_config(folder).items() if name not in ("storage", "tied_tensors")}
 
 
-def _forms(module: nn.Module, bits: int, only: tuple[str, ...] = ("",), tables: tuple[str, ...] = ()) -> dict[str, str]:
-    """Weight -> form, for linear layers and tables whose names begin with one of `only`; `tables` are int8 at least."""
+def _forms(module: nn.Module, bits: int, only: tuple[str, ...] = ("",), whole: tuple[str, ...] = ()) -> dict[str, str]:
+    """Weight -> form, for linear layers and tables whose names begin with one of `only`; 8 bits for those of `whole`.
+
+    Keys and values are among these: they are small where several heads share them, and 4 bits cost much there.
+    """
     forms = {}
     for name, layer in module.named_modules():
         if type(layer) in (nn.Linear, nn.Embedding) and name.startswith(only):
             weight = layer.weight
             assert isinstance(weight, Tensor)
             if weight.numel() >= _FEWEST:
-                forms[f"{name}.weight"] = form_of(8 if name in tables else bits, *weight.shape)
+                forms[f"{name}.weight"] = form_of(8 if name.endswith(whole) else bits, *weight.shape)
     return forms
 
 
 def _weights(source: Path, target: Path, part: str, forms: dict[str, str], step: Step | None) -> dict[str, int]:
     verify(source, remember=True)
     config = read_config(source)
-    if config.get("quantized"):
-        raise ModelError(f"{shown(source)} is quantized already; quantize the model that it was made of")
     storage, tied = str(config.pop("storage", "")), config.pop("tied_tensors", {})
     if tied:
         # No part that we write has any; a twin would have to be quantized like its source.
