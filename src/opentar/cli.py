@@ -83,6 +83,12 @@ def build_app() -> App:
         help="Write the language model as a plain Qwen2 folder.",
         usage="Usage: opentar export qwen2 --out PATH [OPTIONS] [MODEL]\n",
     )
+    export.command(
+        "opentar.commands.export:gguf",
+        name="gguf",
+        help="Write the language model as a GGUF file for llama.cpp.",
+        usage="Usage: opentar export gguf --out PATH [OPTIONS] [MODEL]\n",
+    )
     app.command(export)
 
     def completion(shell: Annotated[Shell, Parameter(help="Name of the shell.")], /) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from opentar.commands import options
-from opentar.commands.files import folder_argument
+from opentar.commands.files import folder_argument, new_file_argument
 from opentar.commands.output import Output
 
 
@@ -43,5 +43,44 @@ def qwen2(
             "files": report.files,
             "rows": report.rows,
             "first_new": report.first_new,
+        }
+    )
+
+
+def gguf(
+    model: Annotated[str, Parameter(help="Name of a model, a model folder, or a language folder.")] = "nano",
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="New GGUF file.")],
+    to: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k_m"], Parameter(help="How the weights are stored.")
+    ] = "f16",
+    json: options.Json = False,
+) -> None:
+    """Write the language model as a GGUF file: stock builds of llama.cpp load it, and it still draws."""
+    from opentar.checkpoints.find import find_model
+    from opentar.core.disk import human_bytes
+
+    output = Output(json)
+    new_file_argument(out)
+    find_model(model)
+    with output.working():
+        from opentar.checkpoints.convert.gguf import export_gguf
+
+        with output.progress() as step:
+            report = export_gguf(model, out, to=to, step=step)
+    for note in report.notes:
+        output.note(note)
+    tokenizer = "with its tokenizer" if report.tokenizer != "none" else "without a tokenizer"
+    output.line(f"{out}: {report.rows} rows, {report.to}, {human_bytes(report.bytes)}, {tokenizer}")
+    output.result(
+        {
+            "path": str(report.path),
+            "to": report.to,
+            "bytes": report.bytes,
+            "rows": report.rows,
+            "first_code": report.first_code,
+            "tokenizer": report.tokenizer,
+            "notes": report.notes,
         }
     )

@@ -128,3 +128,13 @@ def folder_argument(out: Path) -> Path:
     if file is not None:
         raise OutputError(f"{shown(file)} is a file; give a folder")
     return out
+
+
+def new_file_argument(out: Path) -> Path:
+    """`out` when a new file may stand there; nothing is made. Raises OutputError for a name that is taken, or `-`."""
+    if str(out) == HYPHEN or "\0" in str(out) or not out.name:
+        raise OutputError(f"{shown(out)} is not the name of a file; give one")
+    folder_argument(out.parent)
+    if out.exists() or out.is_symlink():
+        raise OutputError(f"{shown(out)} exists; choose the name of a new file")
+    return out

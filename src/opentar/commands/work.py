@@ -1,5 +1,6 @@
 """`opentar train`, `eval`, `info` and `data sheet`: commands that work on models and data."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +78,7 @@ def _part_facts(folder: Path, part: str, licence: str) -> dict[str, Any]:
     """Parameters, types and bytes of a part, from the headers of its weights files."""
     from opentar.checkpoints import model_folder
     from opentar.core.folder import read_config
+    from opentar.core.gguf_header import KINDS, read_gguf
     from opentar.core.headers import SCALE, read_header
 
     place = folder / part
@@ -84,6 +86,10 @@ def _part_facts(folder: Path, part: str, licence: str) -> dict[str, Any]:
     counts: dict[str, int] = {}
     sizes = dict(model_folder.part_files(place))
     for file in sizes:
+        if file.endswith(".gguf"):
+            for one in read_gguf(place / file).tensors.values():
+                kind = KINDS.get(one.kind, str(one.kind))
+                counts[kind] = counts.get(kind, 0) + math.prod(one.shape)
         if not file.endswith(".safetensors"):
             continue
         header = read_header(place / file)

@@ -69,6 +69,30 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield the name of a hidden neighbour to write; when the block ends well it becomes `path`, else it vanishes.
+
+    Raises:
+        OutputError: something has that name already, or the disk refuses.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}{PARTIAL}") if path.name else path
+    if not path.name or path.exists() or path.is_symlink():
+        raise OutputError(f"{shown(path)} exists; choose the name of a new file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        _sync(unfinished)
+        unfinished.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        reason = error.strerror or "it failed"
+        raise OutputError(f"cannot write {shown(path)}: {reason}; choose another place or free the disk") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def _swap(unfinished: Path, folder: Path) -> None:
     """Put `unfinished` in the place of `folder`. Killed at any point, either the old or the new one can be found."""
     older = previous(folder)

@@ -28,7 +28,7 @@ _HASHERS = min(4, os.cpu_count() or 1)
 _INDEX = "model_index.json"
 _READ = re.compile(
     r".*\.safetensors(\.index\.json)?|(config|model_index|scheduler_config|tokenizer|manifest)\.json|words\.txt"
-    r"|negative_prompt_embeds\.pth"
+    r"|negative_prompt_embeds\.pth|model\.gguf"
 )
 """Names that some loader opens: beside the files of a part, one that no manifest names is refused."""
 

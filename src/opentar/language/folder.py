@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from opentar.core.config import from_dict, to_dict
-from opentar.core.errors import WeightsError
-from opentar.core.folder import load_packed, load_part, save_part, standing
+from opentar.core.errors import ModelError, WeightsError, shown
+from opentar.core.folder import load_packed, load_part, read_config, save_part, standing
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.language.prompt import ChatTemplate, PromptBuilder
 from opentar.language.tokenizer import FILE, SPECIALS, TextTokenizer
@@ -25,6 +25,9 @@ from opentar.nn.quantized import swap
 if TYPE_CHECKING:
     from opentar.core.quantization import Packed
     from opentar.core.storage import LoadDtype
+
+GGUF_STORAGE = "gguf-"
+"""How the storage of a folder begins whose weights lie in a GGUF file (gguf_facts.py)."""
 
 
 class Language(NamedTuple):
@@ -60,19 +63,15 @@ def load_language(folder: str | Path, dtype: LoadDtype = "stored") -> Language:
     Raises WeightsError for a damaged folder or a tokenizer that does not fit, ConfigError for an unknown key.
     """
     folder = standing(Path(folder))
+    if str(read_config(folder).get("storage")).startswith(GGUF_STORAGE):
+        raise ModelError(f"{shown(folder)} holds a GGUF file, which PyTorch does not run; use the engine llamacpp")
     packed: dict[str, Packed] = {}
     if dtype == "packed":
         data, state, packed = load_packed(folder)
     else:
         # float16 is made of the loaded model: not every number may become it.
         data, state = load_part(folder, "stored" if dtype == torch.float16 else dtype)
-    ours = data.get("opentar")
-    if not isinstance(ours, dict) or not isinstance(ours.get("language"), dict):
-        raise WeightsError(f"{folder} is no OpenTar language folder: its config.json has no opentar.language")
-    config = from_dict(LanguageConfig, ours["language"], "opentar.language")
-    template = from_dict(ChatTemplate, ours.get("template", {}), "opentar.template")
-    tokenizer = TextTokenizer.load(folder)
-    check_tokenizer(config, tokenizer)
+    config, builder = _described(folder, data)
     model = TarLanguageModel.from_state(config, state, where=str(folder))
     if packed:
         if config.tie and "model.embed_tokens.weight" in packed:
@@ -82,7 +81,38 @@ def load_language(folder: str | Path, dtype: LoadDtype = "stored") -> Language:
     if dtype == torch.float16:
         del state
         halve(model, str(folder))
-    return Language(model, PromptBuilder(tokenizer, config.vocab, template, config.max_length))
+    return Language(model, builder)
+
+
+def language_config(folder: str | Path) -> LanguageConfig:
+    """Sizes and alphabet of a language folder, of any storage, without its weights. Raises as `load_language`."""
+    folder = standing(Path(folder))
+    return _ours(folder, read_config(folder))[0]
+
+
+def load_builder(folder: str | Path) -> PromptBuilder:
+    """The builder of sequences of a language folder, of any storage, without its weights. Raises as `load_language`.
+
+    The folder must have been verified.
+    """
+    folder = standing(Path(folder))
+    return _described(folder, read_config(folder))[1]
+
+
+def _described(folder: Path, data: dict[str, Any]) -> tuple[LanguageConfig, PromptBuilder]:
+    """What config.json and the tokenizer say."""
+    config, template = _ours(folder, data)
+    tokenizer = TextTokenizer.load(folder)
+    check_tokenizer(config, tokenizer)
+    return config, PromptBuilder(tokenizer, config.vocab, template, config.max_length)
+
+
+def _ours(folder: Path, data: dict[str, Any]) -> tuple[LanguageConfig, ChatTemplate]:
+    ours = data.get("opentar")
+    if not isinstance(ours, dict) or not isinstance(ours.get("language"), dict):
+        raise WeightsError(f"{folder} is no OpenTar language folder: its config.json has no opentar.language")
+    config = from_dict(LanguageConfig, ours["language"], "opentar.language")
+    return config, from_dict(ChatTemplate, ours.get("template", {}), "opentar.template")
 
 
 def check_tokenizer(config: LanguageConfig, tokenizer: TextTokenizer) -> None:
