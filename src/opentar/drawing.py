@@ -92,7 +92,7 @@ def plan(
     """The pictures of a call, n of each prompt. All are built before the first is drawn, so that a bad last prompt
     costs nothing. Raises PromptError, which names the prompt where there are several.
     """
-    grid, builder = parts.vocab.scale(settings.scale), parts.language.builder
+    grid, builder = parts.vocab.scale(settings.scale), parts.builder
     sampling = Sampling(
         temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, guidance=settings.guidance
     )

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack, overload
 
@@ -25,6 +26,7 @@ from opentar.checkpoints.parts import ModelParts
 from opentar.checkpoints.settings import MAX_ANSWER, MAX_PICTURES, MAX_SEED, check_range
 from opentar.core.remarks import warn_caller
 from opentar.drawing import DrawOptions, Steps, draw, paint, plan, settings_of, texts
+from opentar.engine.backends.choose import choose_engine, opener
 from opentar.engine.engine import BATCH, Engine
 from opentar.engine.pixels import encode_all, encode_picture
 from opentar.engine.request import Request, Text
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from opentar.asking import Picture, Pictures, Questions, Scales
     from opentar.core.progress import Progress
+    from opentar.engine.backends.protocol import Backend
 
 
 class UnknownWordsWarning(UserWarning):
@@ -59,15 +62,22 @@ class Tar:
 
     Args:
         parts: the model's parts; `Tar.from_pretrained` makes them from a name or a folder.
+        engine: as in `from_pretrained`.
     """
 
-    def __init__(self, parts: ModelParts) -> None:
+    def __init__(self, parts: ModelParts, *, engine: str | None = None) -> None:
         self.parts = parts
+        self._engine = choose_engine(parts, engine)
         self.known_words = KnownWords(parts.config.known_words)
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path = "nano", *, device: str | None = None, dtype: str | torch.dtype | None = None
+        cls,
+        name_or_path: str | Path = "nano",
+        *,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        engine: str | None = None,
     ) -> Tar:
         """Load a bundled model by its name, any model folder by its path, or a fetched published model by its name.
 
@@ -79,12 +89,13 @@ class Tar:
             device: "cpu", "cuda", "mps"; None is the best there is.
             dtype: "float32", "bfloat16" or (on cuda and mps) "float16" to compute in; None is the type the parts are
                 stored in, or the nearest that the device has.
+            engine: what runs the language model, "torch" or "llamacpp"; None is what its folder was made for.
 
         Raises:
             ModelError: the name is unknown and no such folder exists, or a published model has not been fetched.
-            WeightsError, ConfigError: the folder is damaged or no model; an unknown dtype.
+            WeightsError, ConfigError: the folder is damaged or no model; an unknown dtype or engine.
         """
-        return cls(ModelParts(find_model(name_or_path), device=device, dtype=dtype))
+        return cls(ModelParts(find_model(name_or_path), device=device, dtype=dtype), engine=engine)
 
     def __repr__(self) -> str:
         types = ", ".join(f"{part} {kind}" for part, kind in self.parts.running.items())
@@ -115,7 +126,7 @@ class Tar:
         """
         if not self.known_words:
             return []
-        return self.known_words.split(self.parts.language.builder.heard(prompt, "prompt"))[1]
+        return self.known_words.split(self.parts.builder.heard(prompt, "prompt"))[1]
 
     def generate(
         self,
@@ -185,11 +196,11 @@ class Tar:
 
     def engine(self, batch: int | None = None) -> Engine:
         """An engine over the language model that runs up to `batch` requests side by side; None is BATCH."""
-        # Imported where it runs: it takes transformers along, which pictures alone can do without.
-        from opentar.engine.backends.torch_backend import TorchBackend
+        return Engine(self._open_backend(), self.parts.builder, BATCH if batch is None else batch)
 
-        model, builder = self.parts.language
-        return Engine(TorchBackend(model), builder, BATCH if batch is None else batch)
+    @cached_property
+    def _open_backend(self) -> Callable[[], Backend]:
+        return opener(self.parts, self._engine)
 
     @overload
     def ask(
@@ -340,7 +351,7 @@ class Tar:
 
     def _warn_of_unknown_words(self, texts: Sequence[str], what: Literal["prompt", "question"]) -> None:
         """Warn of each text that holds some as it is heard, and say what becomes of them."""
-        heard = [self.parts.language.builder.heard(text, what) for text in texts] if self.known_words else []
+        heard = [self.parts.builder.heard(text, what) for text in texts] if self.known_words else []
         for text in dict.fromkeys(heard):
             if remark := self.known_words.remark(text):
                 left_out = what == "prompt" and self.known_words.known_part(text) != text

@@ -16,9 +16,10 @@ from tokenizers import Tokenizer
 
 from opentar.checkpoints.convert import gguf_tensors
 from opentar.checkpoints.convert.gguf import export_gguf
-from opentar.checkpoints.convert.gguf_folder import TARGETS, quantize_gguf
+from opentar.checkpoints.convert.gguf_folder import TARGETS
 from opentar.checkpoints.convert.gguf_tensors import GGUF_TYPES, kind_of, packer
 from opentar.checkpoints.convert.gguf_tokenizer import gguf_tokenizer
+from opentar.checkpoints.convert.quantizing import quantize_model
 from opentar.checkpoints.find import find_model
 from opentar.cli import main
 from opentar.core import folder as checkpoint
@@ -217,12 +218,13 @@ def test_numbers_that_a_type_cannot_hold_are_refused(tiny: ModuleType, tmp_path:
 
 def test_a_model_folder_with_its_language_model_in_gguf(tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    report = quantize_gguf(tiny_model, out, to="gguf-q8_0")
-    assert report.path == out / "language" / "model.gguf" and report.path.is_file()
+    report = quantize_model(tiny_model, out, "gguf-f16")
+    file = out / "language" / "model.gguf"
+    assert report.forms["language"].keys() == {"f16"} and not report.forms["detok_ar"]
     checkpoint.verify(out)
     assert "language/model.gguf" in checkpoint.saved_files(out)
     config = checkpoint.read_config(out / "language")
-    assert config["storage"] == "gguf-q8_0"
+    assert config["storage"] == "gguf-f16"
     assert config["opentar"]["gguf_source"] == checkpoint.folder_hash(tiny_model)
     assert not list((out / "language").glob("*.safetensors"))
     for part in ("ta_tok", "detok_ar", "detok_diffusion"):
@@ -233,7 +235,7 @@ def test_a_model_folder_with_its_language_model_in_gguf(tiny_model: Path, tmp_pa
     )
     with pytest.raises(ModelError, match="holds a GGUF file, which PyTorch does not run; use the engine llamacpp"):
         load_language(out / "language")
-    (out / "language" / "model.gguf").write_bytes(report.path.read_bytes()[:-1] + b"x")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(WeightsError, match="has changed since it was saved"):
         checkpoint.verify(out)
 
@@ -247,12 +249,12 @@ def test_a_gguf_file_that_no_manifest_names_is_refused(tiny_model: Path, tmp_pat
 
 def test_targets_of_quantizing_are_named(tiny_model: Path, tmp_path: Path) -> None:
     assert {"gguf-q8_0", "gguf-q4_k_m"} <= set(TARGETS)
-    with pytest.raises(ConfigError, match=r"'gguf-q8' is unknown; choose gguf-q8_0, .*Did you mean 'gguf-q8_0'"):
-        quantize_gguf(tiny_model, tmp_path / "out", to="gguf-q8")
+    with pytest.raises(ConfigError, match=r"cannot quantize to 'gguf-q8'; there are: int8, .*Did you mean 'gguf-q8_0'"):
+        quantize_model(tiny_model, tmp_path / "out", "gguf-q8")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="not an empty folder"):
-        quantize_gguf(tiny_model, tmp_path / "full", to="gguf-q8_0")
+        quantize_model(tiny_model, tmp_path / "full", "gguf-q8_0")
 
 
 def test_the_command(tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -271,7 +273,7 @@ def test_the_command(tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixt
     assert "is not the name of a file" in capfd.readouterr().err
     assert main(["export", "gguf", str(tiny_model), "-o", str(tmp_path / "u.gguf")]) == 0
     assert capfd.readouterr().out.startswith(f"{tmp_path / 'u.gguf'}: 369 rows, f16, ")
-    quantize_gguf(tiny_model, tmp_path / "q", to="gguf-q8_0")
+    quantize_model(tiny_model, tmp_path / "q", "gguf-q8_0")
     capfd.readouterr()
     assert main(["info", str(tmp_path / "q"), "--json"]) == 0
     part = json.loads(capfd.readouterr().out)["parts"]["language"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import sequences
 from opentar.checkpoints.convert.gguf import export_gguf
-from opentar.checkpoints.convert.gguf_folder import quantize_gguf
+from opentar.checkpoints.convert.quantizing import quantize_model
 from opentar.checkpoints.find import find_model
 from opentar.core.errors import ModelError, PromptError, WeightsError
 from opentar.core.folder import CONFIG, atomic_folder
@@ -299,7 +299,7 @@ def test_a_failure_of_the_library_becomes_our_error(backend: LlamaCppBackend, mo
 
 
 def test_a_model_folder_runs(tmp_path: Path, language: Language) -> None:
-    quantize_gguf("nano", tmp_path / "q", to="gguf-f16")
+    quantize_model(find_model("nano"), tmp_path / "q", "gguf-f16")
     backend = open_llamacpp(tmp_path / "q" / "language")
     assert (backend.name, backend.config) == ("llamacpp", language.model.config)
     ids = pieces(language)[0]
@@ -311,7 +311,7 @@ def test_a_model_folder_runs(tmp_path: Path, language: Language) -> None:
 def test_folders_that_cannot_run_are_told(tmp_path: Path, files: dict[str, Path]) -> None:
     with pytest.raises(ModelError, match=r"holds no model\.gguf, .*opentar quantize MODEL --to gguf-q4_k_m -o OUT"):
         open_llamacpp(find_model("nano") / "language")
-    quantize_gguf("nano", tmp_path / "q", to="gguf-q8_0")
+    quantize_model(find_model("nano"), tmp_path / "q", "gguf-q8_0")
     part = tmp_path / "q" / "language"
     (part / "model.gguf").rename(part / "other.gguf")
     with pytest.raises(WeightsError, match=r"model\.gguf.* is missing"):
@@ -336,7 +336,7 @@ def rewritten(part: Path, out: Path, content: bytes) -> Path:
 def test_files_of_strangers_never_reach_the_library(
     tmp_path: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quantize_gguf("nano", tmp_path / "q", to="gguf-f16")
+    quantize_model(find_model("nano"), tmp_path / "q", "gguf-f16")
     part = tmp_path / "q" / "language"
     good = files["f16"].read_bytes()
 

@@ -13,6 +13,7 @@ from opentar.core.device import resolve_device
 from opentar.core.errors import ModelError, WeightsError
 from opentar.core.folder import CONFIG, changed_parts, folder_hash, is_quantized, read_listed, verify
 from opentar.core.headers import read_header
+from opentar.core.manifest import read_manifest
 from opentar.core.precision import DtypeWarning, choose_types, device_facts
 from opentar.core.storage import resolve_dtype
 from opentar.vocab import Vocab
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from opentar.core.storage import LoadDtype
     from opentar.image_to_tokens.ta_tok import TATok
     from opentar.language.folder import Language
+    from opentar.language.prompt import PromptBuilder
     from opentar.tokens_to_image.detokenizer import Detokenizer
 
 
@@ -107,6 +109,22 @@ class ModelParts:
             )
         self._check_hash("ta_tok")
         return ta_tok.to(self.device)
+
+    @property
+    def language_in_gguf(self) -> bool:
+        """Whether the language model lies in a GGUF file, which llama.cpp runs."""
+        from opentar.language.gguf_facts import GGUF_FILE
+
+        return GGUF_FILE in read_manifest(self.folder / "language")
+
+    @cached_property
+    def builder(self) -> "PromptBuilder":
+        """The builder of sequences, with the tokenizer; where it can be had alone, the language model is not loaded."""
+        if not self.language_in_gguf:
+            return self.language.builder
+        from opentar.language.folder import load_builder
+
+        return load_builder(self.folder / "language")
 
     @cached_property
     def language(self) -> "Language":

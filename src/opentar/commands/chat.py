@@ -35,6 +35,7 @@ def chat(
     model: options.Model = "nano",
     device: options.Device = None,
     dtype: options.Dtype = None,
+    engine: options.LanguageEngine = None,
 ) -> None:
     """Ask about pictures and draw them in a loop; the model is loaded once. /help lists the commands."""
     output = Output()
@@ -44,7 +45,7 @@ def chat(
     check_quotes(images)
     with output.working():
         pictures = [open_source(picture_source(name)) for name in images]
-        tar = load(model, device, dtype)
+        tar = load(model, device, dtype, engine)
     talk = _Talk(output, tar, pictures, seed)
     for line in _lines(output, f"{tar.parts.config.name}: a question, /draw PROMPT or /help; Ctrl-D leaves"):
         with _going_on(output):

@@ -52,6 +52,7 @@ def generate(
     steps: Steps = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    engine: options.LanguageEngine = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> int:
@@ -71,7 +72,7 @@ def generate(
         places = picture_places(out, len(texts) * n, "opentar", overwrite=overwrite, several=prompts is not None)
     with output.working():
         started = time.perf_counter()
-        tar = load(model, device, dtype)
+        tar = load(model, device, dtype, engine)
     with output.progress() as callback:
         with output.working():
             pictures = tar.generate_iter(

@@ -31,6 +31,10 @@ Detok = Annotated[
 ]
 Seed = Annotated[int, Parameter(help="Seed of the first picture; each further picture adds 1.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda or mps. Default: the best available.")]
+LanguageEngine = Annotated[
+    Literal["torch", "llamacpp"] | None,
+    Parameter(name="--engine", help="What runs the language model. Default: what its folder was made for."),
+]
 Dtype = Annotated[
     str | None,
     Parameter(

@@ -44,6 +44,7 @@ def ask(
     model: options.Model = "nano",
     device: options.Device = None,
     dtype: options.Dtype = None,
+    engine: options.LanguageEngine = None,
     json: options.Json = False,
 ) -> None:
     """Answer one or more questions about one or more pictures."""
@@ -63,7 +64,7 @@ def ask(
         shown_too = [open_source(picture_source(name), frame) for name in also or []]
         for source in sources:
             open_source(source, frame)
-        tar = load(model, device, dtype)
+        tar = load(model, device, dtype, engine)
     one_scale = scale[0] if scale and len(scale) == 1 else scale
     for name, source in zip(names, sources, strict=True):
         with output.working():
@@ -115,6 +116,7 @@ def describe(
     model: options.Model = "nano",
     device: options.Device = None,
     dtype: options.Dtype = None,
+    engine: options.LanguageEngine = None,
     json: options.Json = False,
 ) -> None:
     """Describe one or several pictures."""
@@ -130,7 +132,7 @@ def describe(
         sources = [picture_source(image) for image in images]
         for source in sources:
             open_source(source, frame)
-        tar = load(model, device, dtype)
+        tar = load(model, device, dtype, engine)
     for name, source in zip(images, sources, strict=True):
         with output.working():
             started = time.perf_counter()

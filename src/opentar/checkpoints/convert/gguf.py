@@ -17,7 +17,7 @@ from torch import Tensor
 
 from opentar.checkpoints.convert.gguf_tensors import FILE_TYPES, GGUF_TYPES, GgufType, kind_of, named, packed, packer
 from opentar.checkpoints.convert.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
-from opentar.checkpoints.convert.qwen2 import Step, chat_template
+from opentar.checkpoints.convert.qwen2 import chat_template
 from opentar.checkpoints.find import find_model
 from opentar.checkpoints.model_folder import read_config as read_model_config
 from opentar.core.atomic import atomic_file
@@ -27,6 +27,7 @@ from opentar.core.folder import folder_hash, read_config
 from opentar.core.foreign import MODEL, refuse_foreign
 from opentar.core.gguf_header import tensor_bytes
 from opentar.core.memory import check_memory
+from opentar.core.progress import Progress
 from opentar.language.folder import Language, load_language
 from opentar.language.gguf_facts import FORMAT, facts
 from opentar.nn.llama_library import INSTALL
@@ -68,7 +69,7 @@ class Source(NamedTuple):
     """of the weights"""
 
 
-def export_gguf(model: str | Path, out: str | Path, *, to: str = "f16", step: Step | None = None) -> GgufReport:
+def export_gguf(model: str | Path, out: str | Path, *, to: str = "f16", step: Progress | None = None) -> GgufReport:
     """Write the language model of `model` as the GGUF file `out`, which must be new.
 
     Args:
@@ -83,8 +84,8 @@ def export_gguf(model: str | Path, out: str | Path, *, to: str = "f16", step: St
             that the type cannot. OutputError: `out` exists, or the disk is too small or refuses.
     """
     kind = check_type(to)
-    with atomic_file(Path(out)) as stage:
-        report = write_gguf(stage, read_source(find_model(model)), kind, step)
+    with atomic_file(Path(out)) as unfinished:
+        report = write_gguf(unfinished, read_source(find_model(model)), kind, step)
     return GgufReport(**{**report.__dict__, "path": Path(out)})
 
 
@@ -119,7 +120,7 @@ def read_source(folder: Path) -> Source:
     return Source(load_language(part), name, folder_hash(folder), licence)
 
 
-def write_gguf(path: Path, source: Source, to: GgufType, step: Step | None = None) -> GgufReport:
+def write_gguf(path: Path, source: Source, to: GgufType, step: Progress | None = None) -> GgufReport:
     """Write the file `path`, whose folder is there; see `export_gguf`."""
     import gguf
 
@@ -207,7 +208,7 @@ def _write_tokenizer(writer: Any, language: Language, tokenizer: GgufTokenizer |
     return ()
 
 
-def _write_tensors(path: Path, state: dict[str, Tensor], kinds: dict[str, int], by: str, step: Step | None) -> None:
+def _write_tensors(path: Path, state: dict[str, Tensor], kinds: dict[str, int], by: str, step: Progress | None) -> None:
     """Append the tensors in the order in which the header names them, each at a multiple of the alignment."""
     with path.open("ab") as file:
         file.write(bytes(-file.tell() % _ALIGNMENT))

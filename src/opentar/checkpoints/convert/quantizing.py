@@ -3,10 +3,12 @@
 | part | int8 | int4 |
 |---|---|---|
 | language | layers and table int8 | layers int4; keys, values and table int8 |
+| language of a target in GGUF | one file for llama.cpp | the same |
 | detok_ar, transformer | layers and table int8 | layers int4, head and table int8 |
 | ta_tok, vision tower and feature decoder | layers int8 | layers int8 |
 | ta_tok, codebook and the layers before it; canvases, flow, SANA | as they are | as they are |
 
+gguf-q8_0 takes the other parts from int8, gguf-q4_k_m and gguf-q4_0 from int4; with f32, f16 and bf16 they stay.
 Norms, biases and positions are always as they are. 4-bit layers whose width no group divides are int8. A rounded
 codebook would move codes, and rounded autoencoders show in every picture.
 """
@@ -24,6 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from opentar.checkpoints import model_folder
+from opentar.checkpoints.convert import gguf_folder
+from opentar.checkpoints.convert.gguf import read_source
 from opentar.core.config import from_dict
 from opentar.core.disk import check_room
 from opentar.core.errors import ConfigError, ModelError, OutputError, WeightsError, nearest, shown
@@ -38,14 +42,14 @@ from opentar.core.folder import (
     verify,
 )
 from opentar.core.headers import SCALE, read_header
+from opentar.core.progress import Progress
 from opentar.core.quantization import form_of
 from opentar.core.storage import each_restored
 from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
+from opentar.language.folder import GGUF_STORAGE
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.tokens_to_image.ar import ARConfig, ARTransformer
 
-Step = Callable[[str, int, int], None]
-"""Called with (part, tensors done, tensors in all)."""
 _SHARD_BYTES = 500_000_000
 """Files are small, because one is held in memory while it is filled."""
 _FEWEST = 4096
@@ -73,11 +77,11 @@ class Target(NamedTuple):
 
     text: str
     """for the help and the documentation"""
-    make: Callable[[Path, Path, str, Step | None], QuantizeReport]
+    make: Callable[[Path, Path, str, Progress | None], QuantizeReport]
     """writes it: source folder, new folder, name of the target, progress"""
 
 
-def quantize_model(source: Path, out: Path, to: str, step: Step | None = None) -> QuantizeReport:
+def quantize_model(source: Path, out: Path, to: str, step: Progress | None = None) -> QuantizeReport:
     """Write a quantized copy of a model folder.
 
     Args:
@@ -98,34 +102,52 @@ def quantize_model(source: Path, out: Path, to: str, step: Step | None = None) -
     return TARGETS[to].make(source, out, to, step)
 
 
-def _quantize_for_torch(source: Path, out: Path, to: str, step: Step | None) -> QuantizeReport:
+def _quantize(source: Path, out: Path, to: str, step: Progress | None) -> QuantizeReport:
     config = model_folder.read_config(source)
     verify(source, remember=True)
     for part in config.parts:
         if is_quantized(source / part):
             told = shown(source / part)
             raise ModelError(f"{told} is quantized already; quantize the model that it was made of")
+    if to in gguf_folder.TARGETS:
+        gguf_folder.check_target(to)
     before = sum(size for _, size in model_folder.part_files(source))
     # Weights are stored in at least as many bytes before, so this is enough.
     check_room(out, before)
     forms: dict[str, dict[str, int]] = {}
-    with atomic_folder(out) as stage:
+    with atomic_folder(out) as unfinished:
         for part in config.parts:
-            forms[part] = _part(source / part, stage / part, part, 8 if to == "int8" else 4, step)
-        model_folder.write_config(stage, dataclasses.replace(config, name=f"{config.name}-{to}"))
+            if part == "language" and to in gguf_folder.TARGETS:
+                own = read_source(source)
+                gguf_folder.write_gguf_part(unfinished / part, own, to, step)
+                numbers = sum(weight.numel() for weight in own.language.model.parameters())
+                forms[part] = {to.removeprefix(GGUF_STORAGE): numbers}
+            else:
+                forms[part] = _part(source / part, unfinished / part, part, _bits(to), step)
+        model_folder.write_config(unfinished, dataclasses.replace(config, name=f"{config.name}-{to}"))
     after = sum(size for _, size in model_folder.part_files(out))
     return QuantizeReport(folder=out, target=to, bytes_before=before, bytes_after=after, forms=forms)
 
 
 TARGETS: dict[str, Target] = {
-    "int8": Target("8 bits, computed by PyTorch: layers and tables", _quantize_for_torch),
-    "int4": Target("4 bits in groups, computed by PyTorch: layers of transformers; tables 8 bits", _quantize_for_torch),
+    "int8": Target("8 bits, computed by PyTorch: layers and tables", _quantize),
+    "int4": Target("4 bits in groups, computed by PyTorch: layers of transformers; tables 8 bits", _quantize),
+    **{to: Target("the language model for llama.cpp", _quantize) for to in gguf_folder.TARGETS},
 }
 """Every target by its name on the command line."""
 
 
-def _part(source: Path, target: Path, part: str, bits: int, step: Step | None) -> dict[str, int]:
+def _bits(to: str) -> int | None:
+    """What the layers of PyTorch are quantized to; None where they stay."""
+    return next((bits for bits in (8, 4) if f"q{bits}" in to or to == f"int{bits}"), None)
+
+
+def _part(source: Path, target: Path, part: str, bits: int | None, step: Progress | None) -> dict[str, int]:
     """Write one part; returns form -> numbers."""
+    if bits is None:
+        with atomic_folder(target) as unfinished:
+            _copy(source, unfinished)
+        return {}
     if part == "language":
         ours = read_config(source).get("opentar")
         sizes = ours.get("language") if isinstance(ours, dict) else None
@@ -147,11 +169,11 @@ def _part(source: Path, target: Path, part: str, bits: int, step: Step | None) -
         with torch.device("meta"):
             transformer = ARTransformer(from_dict(ARConfig, _own(inner), f"{part}/transformer/{CONFIG}"))
         forms = _forms(transformer, bits, whole=("codes_in", "logits"))
-        with atomic_folder(target) as stage:
-            _copy(source, stage, leave="transformer/")
-            return _weights(inner, stage / "transformer", part, forms, step)
-    with atomic_folder(target) as stage:
-        _copy(source, stage)
+        with atomic_folder(target) as unfinished:
+            _copy(source, unfinished, leave="transformer/")
+            return _weights(inner, unfinished / "transformer", part, forms, step)
+    with atomic_folder(target) as unfinished:
+        _copy(source, unfinished)
     return {}
 
 
@@ -174,7 +196,7 @@ def _forms(module: nn.Module, bits: int, only: tuple[str, ...] = ("",), whole: t
     return forms
 
 
-def _weights(source: Path, target: Path, part: str, forms: dict[str, str], step: Step | None) -> dict[str, int]:
+def _weights(source: Path, target: Path, part: str, forms: dict[str, str], step: Progress | None) -> dict[str, int]:
     verify(source, remember=True)
     config = read_config(source)
     storage, tied = str(config.pop("storage", "")), config.pop("tied_tensors", {})
@@ -213,10 +235,10 @@ def _weights(source: Path, target: Path, part: str, forms: dict[str, str], step:
     return numbers
 
 
-def _copy(source: Path, stage: Path, leave: str = "\0") -> None:
+def _copy(source: Path, unfinished: Path, leave: str = "\0") -> None:
     """Copy the files of a part into an unfinished folder, but not those below `leave` nor its own manifest."""
     verify(source, remember=True)
     for name in saved_files(source):
         if name != MANIFEST and not name.startswith(leave):
-            (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, stage / name)
+            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, unfinished / name)

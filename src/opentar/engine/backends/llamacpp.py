@@ -7,6 +7,7 @@ llama.cpp computes no part of a head. They are kept for each slot until it is ex
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -90,19 +91,26 @@ class LlamaCppBackend:
         cells = _rounded(min(FIRST_CELLS, slots * config.max_length))
         size = path.stat().st_size
         check_memory(f"running {shown(path)}", size + cells * self._cell_bytes + _WORK_BYTES)
-        model = LlamaModel(path)
-        if model.rows != config.table_rows:
-            raise WeightsError(f"{shown(path)} has {model.rows} rows instead of {config.table_rows}; get it again")
+        self._model = LlamaModel(path)
+        if self._model.rows != config.table_rows:
+            told = f"{shown(path)} has {self._model.rows} rows instead of {config.table_rows}"
+            raise WeightsError(f"{told}; get it again")
+        self._begin(cells, slots)
+
+    def _begin(self, cells: int, slots: int) -> None:
+        self._slots = slots
         self._sequences = LlamaSequences(
-            model,
-            cells=cells,
-            slots=slots,
-            batch=BATCH,
-            threads=torch.get_num_threads(),
+            self._model, cells=cells, slots=slots, batch=BATCH, threads=torch.get_num_threads()
         )
         self._free = set(range(slots))
         self._lengths: dict[int, int] = {}
         self._last: dict[int, Tensor] = {}
+
+    def again(self) -> LlamaCppBackend:
+        """Another backend with the same weights and slots of its own."""
+        other = copy(self)
+        other._begin(_rounded(min(FIRST_CELLS, self._slots * self.config.max_length)), self._slots)
+        return other
 
     def open(self, count: int) -> list[int]:
         """Empty slots; see the protocol."""
