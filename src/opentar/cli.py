@@ -47,7 +47,7 @@ _USAGE = {
     "describe": "[OPTIONS] IMAGES...",
     "chat": "[OPTIONS] [IMAGES...]",
     "eval": "[OPTIONS] [MODEL]",
-    "quantize": "--to TARGET --out PATH [OPTIONS] [MODEL]",
+    "quantize": "--to STR --out PATH [OPTIONS] [MODEL]",
     "info": "[OPTIONS] [MODEL]",
     "verify": "[OPTIONS] [MODEL]",
 }
