@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
@@ -35,6 +36,7 @@ class DrawOptions(TypedDict, total=False):
     temperature: float | None
     detok_guidance: float | None
     steps: int | None
+    passes: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ def settings_of(config: ModelConfig, options: DrawOptions) -> DrawSettings:
         )
     if chosen.get("detok", defaults.detok) != defaults.detok:
         # They were chosen for the default de-tokenizer and mean nothing to another one.
-        defaults = dataclasses.replace(defaults, steps=None, detok_guidance=None)
+        defaults = dataclasses.replace(defaults, steps=None, detok_guidance=None, passes=None)
     settings = dataclasses.replace(defaults, **chosen)
     model_folder.detok_part(config, settings.detok)
     return settings
@@ -159,7 +161,15 @@ def paint(
 ) -> list[Image.Image]:
     """Pictures of codes (B, N). Raises ModelError where the de-tokenizer computes no numbers."""
     features_BND = parts.ta_tok.decode(codes_BN.to(parts.device))
-    pixels_B3HW = parts.detokenizer(settings.detok).decode(
+    detokenizer = parts.detokenizer(settings.detok)
+    decode = detokenizer.decode
+    if settings.passes is not None:
+        from opentar.tokens_to_image.ar import ARDetokenizer
+        from opentar.tokens_to_image.passes import NAMED
+
+        assert isinstance(detokenizer, ARDetokenizer), settings
+        decode = partial(detokenizer.decode, passes=NAMED[settings.passes])
+    pixels_B3HW = decode(
         features_BND,
         seed=seeds,
         guidance=settings.detok_guidance,

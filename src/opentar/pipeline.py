@@ -154,6 +154,8 @@ class Tar:
             temperature: of the language model over codes, 0 to 10; 0 takes the likeliest.
             detok_guidance: of the de-tokenizer, 1 (none) to 50.
             steps: of a diffusion de-tokenizer, 1 to 1000.
+            passes: of the AR de-tokenizer: "one" code a pass; "jacobi", the same picture in fewer passes; "zipar",
+                "drafts" or "late", other pictures in fewer or cheaper passes (experimental).
 
         Returns:
             RGB pictures, the n of the first prompt first; `info` of each holds its settings as texts: the prompt as it
@@ -300,7 +302,7 @@ class Tar:
         self.parts.detokenizer(settings.detok)
         codes_1N = encode_picture(self.parts, image, (self.parts.vocab.scale(settings.scale),), fit)[0]
         picture = paint(self.parts, codes_1N, [seed], settings, Steps(callback_on_step_end))[0]
-        painted = ("scale", "detok", "detok_guidance", "steps")
+        painted = ("scale", "detok", "detok_guidance", "steps", "passes")
         told = {"seed": seed, "fit": fit or self.parts.config.fit}
         picture.info.update(texts(told | {name: getattr(settings, name) for name in painted}) | self._made_by)
         return picture

@@ -12,6 +12,8 @@ PARTS = ("ta_tok", "language", "detok_diffusion", "detok_ar")
 REQUIRED_PARTS = ("ta_tok", "language")
 DETOK_PREFIX = "detok_"
 _FURTHER = re.compile(r"(detok_[a-z]+)_[1-9][0-9]{0,4}")
+PASSES = ("one", "jacobi", "zipar", "drafts", "late")
+"""Ways to draw codes of an AR de-tokenizer; tokens_to_image/passes.py says what each is."""
 MAX_PICTURES = 1000
 """Most pictures of one call."""
 MAX_SEED = 2**62
@@ -39,6 +41,8 @@ class DrawSettings:
     """Of the de-tokenizer, 1 (none) to 50; None is the de-tokenizer's own default."""
     steps: int | None = None
     """Of a diffusion de-tokenizer, 1 to 1000; None is the de-tokenizer's own default."""
+    passes: str | None = None
+    """Of an AR de-tokenizer: how many codes a pass draws, by the names of PASSES; None is one."""
 
     def __post_init__(self) -> None:
         check_range("temperature", self.temperature, 0, 10)
@@ -49,6 +53,14 @@ class DrawSettings:
             check_range("detok_guidance", self.detok_guidance, 1, 50)
         if self.steps is not None:
             check_range("steps", self.steps, 1, 1000, whole=True)
+        if self.passes is not None and self.passes not in PASSES:
+            raise ConfigError(
+                f"passes is {shown(self.passes)}; choose {', '.join(PASSES)}.{nearest(str(self.passes), PASSES)}"
+            )
+        if self.passes is not None and not self.detok.startswith("ar"):
+            raise ConfigError(
+                f"passes is for the AR de-tokenizer, and {shown(self.detok)} draws; leave it out, or use ar"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

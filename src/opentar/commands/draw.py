@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -28,6 +28,10 @@ _MOST_PICTURES = 100_000
 Guidance = Annotated[float | None, Parameter(help="How strictly the codes follow the prompt; 1 is no guidance.")]
 DetokGuidance = Annotated[float | None, Parameter(help="How strictly the de-tokenizer follows the codes.")]
 Steps = Annotated[int | None, Parameter(help="Steps of the diffusion de-tokenizer.")]
+Passes = Annotated[
+    Literal["one", "jacobi", "zipar", "drafts", "late"] | None,
+    Parameter(help="How many codes a pass of the AR de-tokenizer draws. Default: one; jacobi draws the same picture."),
+]
 Temperature = Annotated[float | None, Parameter(help="0 takes the likeliest codes; the higher, the more varied.")]
 
 
@@ -50,6 +54,7 @@ def generate(
     temperature: Temperature = None,
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
+    passes: Passes = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     engine: options.LanguageEngine = None,
@@ -85,6 +90,7 @@ def generate(
                 temperature=temperature,
                 detok_guidance=detok_guidance,
                 steps=steps,
+                passes=passes,
                 batch_size=_BATCH,
                 callback_on_step_end=callback,
             )
@@ -170,6 +176,7 @@ def reconstruct(
     seed: options.Seed = 0,
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
+    passes: Passes = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
@@ -197,6 +204,7 @@ def reconstruct(
                 seed=seed,
                 detok_guidance=detok_guidance,
                 steps=steps,
+                passes=passes,
                 callback_on_step_end=callback,
             )
         seconds = time.perf_counter() - started

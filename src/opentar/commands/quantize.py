@@ -14,7 +14,12 @@ def quantize(
     model: Annotated[str, Parameter(help="Name of a bundled or fetched model, or a model folder.")] = "nano",
     /,
     *,
-    to: Annotated[str, Parameter(help="What to quantize to: int8 or int4.")],
+    to: Annotated[
+        str,
+        Parameter(
+            help="int8, int4, or for llama.cpp gguf-q8_0, gguf-q4_k_m, gguf-q4_0, gguf-f16, gguf-bf16, gguf-f32."
+        ),
+    ],
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="New model folder.")],
     json: options.Json = False,
 ) -> None:
