@@ -53,7 +53,7 @@ def test_the_model_is_loaded_once(in_gguf: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_engine_that_cannot_run_the_folder_is_told(in_gguf: Path) -> None:
-    with pytest.raises(ConfigError, match="the engine 'tourch' is unknown; choose torch or llamacpp. Did you mean"):
+    with pytest.raises(ConfigError, match=r"the engine 'tourch' is unknown; choose torch or llamacpp\. Did you mean"):
         Tar.from_pretrained("nano", engine="tourch")
     with pytest.raises(ModelError, match="opentar quantize MODEL --to gguf-q4_k_m -o OUT"):
         Tar.from_pretrained("nano", engine="llamacpp")
