@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from opentar.core.errors import ModelError, WeightsError
-from opentar.core.quantization import Packed, dequantize, form_of
+from opentar.core.quantization import Packed, dequantize, form_of, quantize
 from opentar.core.storage import read_packed, write_tensors
 from opentar.nn import quantized
 from opentar.nn.quantized import QuantizedHead, QuantizedLinear, rows_of, swap
@@ -141,6 +141,17 @@ def test_many_rows_of_4_bits_agree_with_few(tmp_path: Path) -> None:
     x = torch.randn(64, 128, generator=torch.Generator().manual_seed(3))
     many, few = layer(x), torch.cat([layer(part) for part in x.split(4)])
     assert float((many - few).norm() / few.norm()) < 5e-3
+
+
+def test_weights_are_arranged_in_blocks_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(0)
+    values, scale = quantize(torch.randn(336, 64, generator=random), "int4/32")
+    x = torch.randn(3, 64, generator=random)
+    whole = quantized.Int4Product(values, scale, 32)(x)
+    monkeypatch.setattr(quantized, "_UNPACKED_ROWS", 128)
+    assert torch.equal(quantized.Int4Product(values, scale, 32)(x), whole)
+    exact = x @ dequantize(values, scale).T
+    assert float((whole - exact).norm() / exact.norm()) < 0.01
 
 
 def test_bad_places_are_refused(tmp_path: Path) -> None:

@@ -75,8 +75,11 @@ class Int4Product:
 
     def __init__(self, pairs_NK: Tensor, scale_NG2: Tensor, group: int) -> None:
         self._group = group
-        whole_NK = torch.stack([pairs_NK & 15, pairs_NK >> 4], -1).flatten(1).int()
-        self._held = torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole_NK, 1)
+        self._held = torch.empty(pairs_NK.shape, dtype=torch.uint8)
+        # By blocks: whole copies in between would leave holes in memory, as large as the weights.
+        for pairs, held in zip(pairs_NK.split(_UNPACKED_ROWS), self._held.split(_UNPACKED_ROWS), strict=True):
+            whole = torch.stack([pairs & 15, pairs >> 4], -1).flatten(1).int()
+            held.copy_(torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole, 1))
         # The ready-made product is fast in bfloat16 alone: in float32 it takes a hundred times as long.
         self._scale_GN2 = scale_NG2.bfloat16().transpose(0, 1).contiguous()
         self._blocks = len(pairs_NK) % 64 == 0 and _blocks_of_64()
