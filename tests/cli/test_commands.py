@@ -271,4 +271,4 @@ def test_every_command_that_loads_a_model_hands_on_device_and_type(run, picture,
 
     monkeypatch.setattr(Tar, "from_pretrained", refuse)
     assert run(*command, "--device", "cpu", "--dtype", "bfloat16")[0] == 2
-    assert asked == [{"device": "cpu", "dtype": "bfloat16"}]
+    assert asked == [{"device": "cpu", "dtype": "bfloat16", "engine": None}]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from opentar import drawing, pipeline
 from opentar.commands import draw
 from opentar.core.picture_formats import read_metadata
-from opentar.pipeline import Tar
 
 PROMPT = "three red apples on a light blue background"
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -29,14 +29,15 @@ def while_drawing(monkeypatch):
     """Let something happen after each batch is drawn, before any of it is saved."""
 
     def install(event):
-        real = Tar._paint
+        real = drawing.paint
 
-        def painted(self, *given):
-            pictures = real(self, *given)
+        def painted(*given):
+            pictures = real(*given)
             event()
             return pictures
 
-        monkeypatch.setattr(Tar, "_paint", painted)
+        for module in (drawing, pipeline):
+            monkeypatch.setattr(module, "paint", painted)
 
     return install
 

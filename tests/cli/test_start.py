@@ -61,12 +61,10 @@ def test_wrong_usage_is_one_line_and_two(run, argv, told):
 
 
 def test_interrupt_is_130_and_clean(run, tiny_model, monkeypatch, tmp_path):
-    from opentar.pipeline import Tar
-
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Tar, "_paint", interrupted)
+    monkeypatch.setattr("opentar.drawing.paint", interrupted)
     code, out, err = run("generate", "a dog", "-o", "out.png", "--model", tiny_model)
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "interrupted"

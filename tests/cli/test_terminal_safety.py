@@ -76,6 +76,12 @@ def _calls(model, picture):
         ("completion",): [(HOSTILE,)],
         ("data", "sheet"): [("--split", HOSTILE), ("--out", HOSTILE)],
         ("export", "qwen2"): [(model, "--out", HOSTILE), (HOSTILE, "--out", "z")],
+        ("export", "gguf"): [
+            (model, "--out", HOSTILE),
+            (HOSTILE, "--out", "z.gguf"),
+            (model, "-o", "q", "--to", HOSTILE),
+        ],
+        ("quantize",): [(model, "--to", HOSTILE, "--out", "q"), (HOSTILE, "--to", "int8", "--out", "q")],
     }
 
 

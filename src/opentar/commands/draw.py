@@ -71,10 +71,7 @@ def generate(
     # Before their names are made: millions of them take minutes.
     check_range("n", n, 1, MAX_PICTURES, whole=True)
     texts = _texts(prompt, prompts, n)
-    if out == HYPHEN:
-        places = stdout_place(output, len(texts) * n)
-    else:
-        places = picture_places(out, len(texts) * n, "opentar", overwrite=overwrite, several=prompts is not None)
+    places = _places(output, out, len(texts) * n, overwrite, several=prompts is not None)
     with output.working():
         started = time.perf_counter()
         tar = load(model, device, dtype, engine)
@@ -97,6 +94,13 @@ def generate(
         written = _save_all(output, pictures, places)
     output.result({"pictures": written, "seconds": round(time.perf_counter() - started, 3)})
     return output.code
+
+
+def _places(output: Output, out: str | None, count: int, overwrite: bool, several: bool) -> list[Place]:
+    """Where the pictures go."""
+    if out == HYPHEN:
+        return stdout_place(output, count)
+    return picture_places(out, count, "opentar", overwrite=overwrite, several=several)
 
 
 def _texts(prompt: str | None, prompts: str | None, n: int) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from opentar.core.errors import PromptError
 from opentar.engine.request import Choice, Codes, Request, unprompted
-from opentar.language.model import LanguageConfig
 from opentar.language.prompt import PromptBuilder
+
+if TYPE_CHECKING:
+    from opentar.language.model import LanguageConfig
 
 
 class Job(NamedTuple):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,8 +19,10 @@ from opentar.engine.backends.protocol import Backend
 from opentar.engine.events import CodeDrawn, Done, Event, TokenSaid
 from opentar.engine.jobs import Job
 from opentar.engine.request import Choice, Codes, Text
-from opentar.language.model import LanguageConfig
 from opentar.nn.sampling import guide
+
+if TYPE_CHECKING:
+    from opentar.language.model import LanguageConfig
 
 
 class Running(abc.ABC):
