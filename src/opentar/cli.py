@@ -32,6 +32,7 @@ _COMMANDS = {
     "tokens": ("read:tokens", "Print the codes of a picture with the words nearest to them."),
     "train": ("work:train", "Train a model with a recipe, every stage or some."),
     "eval": ("work:evaluate", "Measure a model: drawing and reading on held-out combinations."),
+    "bench": ("bench:bench", "Measure this machine, and a model on it beside the published way."),
     "import": ("bring:import_published", "Convert the published files of Tar into a model folder."),
     "pull": ("bring:pull", "Fetch a published model by its name and import it."),
     "init": ("init:init", "Make a model of published size with random weights."),
@@ -48,6 +49,7 @@ _USAGE = {
     "chat": "[OPTIONS] [IMAGES...]",
     "eval": "[OPTIONS] [MODEL]",
     "quantize": "--to STR --out PATH [OPTIONS] [MODEL]",
+    "bench": "[OPTIONS] [MODEL]",
     "info": "[OPTIONS] [MODEL]",
     "verify": "[OPTIONS] [MODEL]",
 }

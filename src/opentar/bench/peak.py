@@ -1,0 +1,34 @@
+"""Peak memory of this process between two moments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from opentar.core.memory import peak_gigabytes
+
+_CLEAR = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+def forget_peak() -> None:
+    """Let the peak start again at what is resident now, where the system can (Linux); else it stays."""
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:
+        # Another system, or a container that forbids it: the peak is then that since the process began.
+        return
+
+
+def peak_gb() -> float | None:
+    """Largest resident memory in GB (1e9 bytes) since `forget_peak`, mapped weights that were touched included.
+
+    Where the system cannot forget, since the start of the process; None where it does not say.
+    """
+    try:
+        for line in _STATUS.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e9
+    except (OSError, ValueError, IndexError):
+        pass
+    peak = peak_gigabytes()
+    return peak if peak == peak else None

@@ -1,0 +1,83 @@
+"""`opentar bench`: measure this machine, and a model on it beside the published way."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from opentar.commands import options
+from opentar.commands.output import Output, StepCallback
+from opentar.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from opentar.bench.rows import Row
+
+_INTERRUPTED = 130
+
+
+def bench(
+    model: Annotated[
+        str, Parameter(help="Name of a model or a model folder; with --random tar-1.5b or tar-7b.")
+    ] = "nano",
+    /,
+    *,
+    random: Annotated[bool, Parameter(help="Make random weights of that size in the cache folder; use these.")] = False,
+    works: Annotated[
+        list[str] | None, Parameter(consume_multiple=True, help="Measure only these, such as decode or draw.")
+    ] = None,
+    seconds: Annotated[float, Parameter(help="Repeat short works for about so long; each runs at least once.")] = 2.0,
+    quick: Annotated[bool, Parameter(help="Run each work once, without the long ones.")] = False,
+    baseline: Annotated[
+        bool, Parameter(name="--baseline", negative="--no-baseline", help="Measure the published way beside ours.")
+    ] = True,
+    plot: Annotated[Path | None, Parameter(help="Write a roofline plot: .png, .svg or .pdf.")] = None,
+    overwrite: options.Overwrite = False,
+    device: options.Device = None,
+    json: options.Json = False,
+) -> int:
+    """Measure this machine, and a model on it: each part and engine in alternation with the published way."""
+    from opentar.bench.plot import check_plot, write_plot
+    from opentar.bench.run import Options
+    from opentar.bench.run import bench as measure
+    from opentar.core.device import resolve_device
+
+    output = Output(json)
+    chosen = Options(works=tuple(works or ()), seconds=seconds, quick=quick, baseline=baseline, device=device)
+    if plot is not None:
+        check_plot(plot, overwrite)
+    with output.working(), output.progress() as progress:
+        place = str(resolve_device(device))
+        folder = _folder(output, model, random, progress)
+        report = measure(folder, chosen, on_row=lambda row: output.note(_told(row)), on_step=progress)
+
+    from opentar.bench.limits import mean
+    from opentar.bench.report import as_dict, lines
+
+    for line in lines(report, place):
+        output.line(line)
+    values = as_dict(report, place)
+    if plot is not None and report.limits:
+        drawn = write_plot(plot, report.rows, mean(report.limits), f"{report.facts.name} on {place}")
+        output.line(f"plot     {plot}: {drawn} works")
+    output.result(values | {"plot": None if plot is None else str(plot)})
+    return _INTERRUPTED if report.interrupted else 1 if not report.rows else 0
+
+
+def _told(row: "Row") -> str:
+    """A row while others are still to come."""
+    ratio = "" if row.ratio is None else f", {row.ratio:.2f} times as fast as the baseline"
+    return f"{row.work}, {row.engine}: {row.seconds:.3f} s{ratio}"
+
+
+def _folder(output: Output, model: str, random: bool, progress: StepCallback) -> Path:
+    from opentar.bench.random_model import random_model
+    from opentar.checkpoints.find import find_model
+    from opentar.checkpoints.sizes import NAMES
+
+    if not random:
+        if model in NAMES and not Path(model).exists():
+            raise ConfigError(f"{model} is a size, not a model; add --random to measure random weights of this size")
+        return find_model(model)
+    folder = random_model(model, progress)
+    output.note(f"the random weights are in {folder}; remove that folder when they are no longer wanted")
+    return folder
