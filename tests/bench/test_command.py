@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -43,7 +44,7 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 class FakeChild:
     """Answers like a worker, at once: `seconds` by the name of the side, an interruption where `stop` says."""
 
-    seconds = {"torch": 0.5, "baseline": 2.0}
+    seconds: ClassVar[dict[str, float]] = {"torch": 0.5, "baseline": 2.0}
     stop = ""
 
     def __init__(self, name: str) -> None:
@@ -55,7 +56,7 @@ class FakeChild:
     def __exit__(self, *_: object) -> None:
         return
 
-    def open(self, folder: Path, device: str | None) -> None:
+    def open(self, folder: Path, device: str | None, passes: str | None = None) -> None:
         """Nothing is loaded."""
 
     def ask(self, order: dict) -> dict:

@@ -15,21 +15,22 @@ from opentar.bench import worker
 from opentar.bench.baseline import Baseline
 from opentar.bench.child import BASELINE, Child
 from opentar.bench.cost import need_of
+from opentar.bench.engines import ways_of
 from opentar.bench.facts import Facts
 from opentar.bench.limits import Limits
 from opentar.bench.ours import Ours
 from opentar.bench.published_ar import published_codes
 from opentar.bench.work import PROMPT, QUESTION, Work, works_of
-from opentar.core.errors import ModelError, PromptError
+from opentar.core.errors import ModelError, PromptError, WeightsError
 from opentar.core.folder import load_part
-from opentar.tokens_to_image.ar import sample_codes
+from opentar.tokens_to_image.ar_decoding import sample_codes
 
 LIMITS = Limits(bytes_per_s=1e9, flops_per_s={"float32": 1e9, "bfloat16": 1e9})
 
 
 @pytest.fixture(scope="module")
 def ours(tiny_model: Path) -> Ours:
-    return Ours(tiny_model, "torch", "cpu")
+    return Ours(ways_of(tiny_model)[0], "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +114,21 @@ def test_a_worker_answers_orders_and_errors_in_lines_of_json(
     tiny_model: Path, facts: Facts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     work = vars(next(work for work in works_of(facts) if work.name == "encode 16"))
-    order = {"side": "ours", "way": "torch", "device": "cpu", "place": str(tmp_path), "folder": str(tiny_model)}
+    order = {
+        "side": "ours",
+        "way": "torch",
+        "passes": [],
+        "device": "cpu",
+        "place": str(tmp_path),
+        "folder": str(tiny_model),
+    }
     orders = [{"do": "open", **order, "folder": str(tmp_path / "none")}, {"do": "open", **order}]
     orders += [{"do": "warm", "work": work}, {"do": "run", "work": work}]
     orders += [{"do": "run", "work": {**work, "kind": "dance"}}]
     with Child("torch") as child:
         for wanted in orders:
             child.send(wanted)
-        with pytest.raises(ModelError, match="is unknown; give a folder"):
+        with pytest.raises(WeightsError, match="there is no folder"):
             child.answer("open")
         assert child.answer("open") == {}
         assert {stage["kind"] for stage in child.answer("warm")["stages"]} == {"float32"}

@@ -101,4 +101,4 @@ def test_no_process_is_started_for_what_cannot_run(tiny_model: Path, monkeypatch
 def test_engines_are_found(tiny_model: Path) -> None:
     ways = ways_of(tiny_model)
     assert ways[0].name == "torch" and ways[0].exact and ways[0].weight_bytes is None
-    assert Way(name="four", bits=4, exact=False).weight_bytes == 4.5 / 8
+    assert Way(name="four", folder=tiny_model, bits=4, exact=False).weight_bytes == 4.5 / 8

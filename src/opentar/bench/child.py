@@ -37,11 +37,11 @@ class Child:
             stderr=self._said,
         )
 
-    def open(self, folder: Path, device: str | None) -> None:
-        """Choose the model; for the baseline's process its name is BASELINE."""
+    def open(self, folder: Path, device: str | None, passes: str | None = None) -> None:
+        """Choose the model and its way; for the baseline's process its name is BASELINE."""
         side = BASELINE if self.name == BASELINE else "ours"
         order = {"do": "open", "side": side, "folder": str(folder), "place": self._place.name}
-        self.ask(order | {"way": self.name, "device": device})
+        self.ask(order | {"way": self.name, "device": device, "passes": [passes] if passes else []})
 
     def warm(self, work: Work) -> list[dict[str, Any]]:
         """Get ready for a work; returns the stages that it needs at least."""

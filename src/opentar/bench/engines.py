@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from opentar.core.folder import is_quantized, read_config
+from opentar.language.folder import GGUF_STORAGE
+from opentar.tokens_to_image.passes import NAMED
 
 if TYPE_CHECKING:
-    from opentar.engine.engine import Engine
+    from torch import Tensor
+
     from opentar.pipeline import Tar
 
 
@@ -17,6 +23,10 @@ class Way:
 
     name: str
     """As it stands in the rows."""
+    folder: Path
+    """The model that is run: the one that is measured, or a quantized copy of it."""
+    passes: str | None = None
+    """How many codes a pass of an AR de-tokenizer draws (tokens_to_image/passes.py); None is one."""
     exact: bool = True
     """Same weights, same distribution as one id at a time; only rounding may differ."""
     bits: int | None = None
@@ -28,18 +38,38 @@ class Way:
         return None if self.bits is None else (self.bits + 0.5) / 8
 
 
-def ways_of(folder: Path) -> tuple[Way, ...]:
-    """The ways to run this model that are installed here."""
-    return (Way(name="torch"),)
+def ways_of(folder: Path, also: Sequence[Path] = (), passes: Sequence[str] = ()) -> tuple[Way, ...]:
+    """The ways to run a model and its quantized copies, one code a pass of the AR de-tokenizer first."""
+    plain = [_way(one) for one in (folder, *also)]
+    further = [
+        replace(way, name=f"{way.name}, {name}", passes=name, exact=way.exact and NAMED[name].exact)
+        for way in plain
+        for name in passes
+    ]
+    return (*plain, *further)
 
 
-def load(folder: Path, way: str, device: str | None) -> Tar:
+def _way(folder: Path) -> Way:
+    storage = str(read_config(folder / "language").get("storage"))
+    in_gguf = storage.startswith(GGUF_STORAGE)
+    bits = next((bits for bits in (8, 4) if f"q{bits}" in storage or storage == f"int{bits}"), None)
+    if not in_gguf and not is_quantized(folder / "language"):
+        # int8 of a folder that was only saved so is computed in float32.
+        return Way(name="torch", folder=folder)
+    engine = "llamacpp" if in_gguf else "torch"
+    return Way(name=f"{engine} {storage.removeprefix(GGUF_STORAGE)}", folder=folder, exact=bits is None, bits=bits)
+
+
+def load(way: Way, device: str | None) -> Tar:
     """The model, to be run that way."""
     from opentar.pipeline import Tar
 
-    return Tar.from_pretrained(folder, device=device)
+    return Tar.from_pretrained(way.folder, device=device)
 
 
-def engine_of(tar: Tar, way: str, batch: int) -> Engine:
-    """An engine that runs up to `batch` requests side by side that way."""
-    return tar.engine(batch)
+def paint(tar: Tar, way: Way, detok: str, features_BND: Tensor, steps: int | None) -> Tensor:
+    """Pixels of features that way, with the de-tokenizer's own settings."""
+    painter: Any = tar.parts.detokenizer(detok)
+    more = {} if way.passes is None or not detok.startswith("ar") else {"passes": NAMED[way.passes]}
+    pixels: Tensor = painter.decode(features_BND, seed=0, steps=steps, **more)
+    return pixels

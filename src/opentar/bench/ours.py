@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from opentar.bench import engines
 from opentar.bench.cost import LanguageCost, Stage, ar_stages, encoder_stages, number_bytes, transformer_flops
 from opentar.bench.counted import count_flops
+from opentar.bench.engines import Way
 from opentar.bench.rows import Measured
 from opentar.bench.sides import Side, touch
 from opentar.bench.work import NEXT_PROMPT, PROMPT, QUESTION, TOKENS, Work
 from opentar.engine.events import CodeDrawn, Failed
 from opentar.engine.request import Codes, Request, Sampling, Text
+from opentar.nn.quantized import QuantizedLinear
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,14 +32,13 @@ class Ours(Side):
     """A model on one engine.
 
     Args:
-        folder: the model.
-        way: name of the engine (engines.py).
+        way: the model and its engine (engines.py).
         device: cpu, cuda, mps; None is the best there is.
     """
 
-    def __init__(self, folder: Path, way: str, device: str | None) -> None:
-        self.way = next(one for one in engines.ways_of(folder) if one.name == way)
-        self.tar = engines.load(folder, way, device)
+    def __init__(self, way: Way, device: str | None) -> None:
+        self.way = way
+        self.tar = engines.load(way, device)
         self.parts = self.tar.parts
         self._engines: dict[int, Engine] = {}
         self._counted: dict[str, tuple[float, float]] = {}
@@ -48,7 +48,7 @@ class Ours(Side):
     def engine(self, batch: int = 1) -> Engine:
         """The engine for so many requests at once; kept, as a server keeps it."""
         if batch not in self._engines:
-            self._engines[batch] = engines.engine_of(self.tar, self.way.name, batch)
+            self._engines[batch] = self.tar.engine(batch)
         return self._engines[batch]
 
     def encode(self, picture: Image, scale: int) -> list[int]:
@@ -88,7 +88,7 @@ class Ours(Side):
 
     def paint(self, detok: str, features_BND: Tensor, steps: int | None) -> Tensor:
         """Pixels of features, with the de-tokenizer's own settings."""
-        return self.parts.detokenizer(detok).decode(features_BND, seed=0, steps=steps)
+        return engines.paint(self.tar, self.way, detok, features_BND, steps)
 
     @torch.no_grad()
     def run(self, work: Work) -> Measured:
@@ -104,7 +104,8 @@ class Ours(Side):
     def warm(self, work: Work) -> None:
         """Touch the weights, run each part for a moment, and count what has no formula."""
         if "language" in work.parts:
-            touch(self.parts.language.model)
+            if not self.parts.language_in_gguf:
+                touch(self.parts.language.model)
             self.answer(self.some_codes(2), 1)
         if "ta_tok" in work.parts:
             touch(self.parts.ta_tok)
@@ -173,16 +174,25 @@ class Ours(Side):
 
     @property
     def _language(self) -> LanguageCost:
+        config = self.engine().backend.config
+        if self.way.weight_bytes is not None:
+            return LanguageCost(config=config, kind="int8", weight_bytes=self.way.weight_bytes)
         weight = self.parts.language.model.qwen.model.embed_tokens.weight
-        size = self.way.weight_bytes or weight.element_size()
-        config = self.parts.language.model.config
-        return LanguageCost(config=config, kind=_name(weight.dtype), weight_bytes=size)
+        return LanguageCost(config=config, kind=_name(weight.dtype), weight_bytes=weight.element_size())
 
     def _encoding(self, codes: int) -> list[Stage]:
-        quantizer, weights = self.parts.ta_tok.config.quantizer, list(self.parts.ta_tok.encoder.parameters())
-        kind = _name(weights[-1].dtype)
-        size = float(sum(weight.numel() for weight in weights) * number_bytes(kind))
+        quantizer = self.parts.ta_tok.config.quantizer
+        kind, size = self._weights(self.parts.ta_tok.encoder)
         return encoder_stages(self._encoder_flops or 0.0, size, kind, codes, (quantizer.codebook_size, quantizer.width))
+
+    def _weights(self, module: nn.Module) -> tuple[str, float]:
+        """The type of numbers that the products of a module take, and the bytes of its weights."""
+        layers = [part for part in module.modules() if isinstance(part, QuantizedLinear)]
+        if layers:
+            return "int8", float(sum(layer.in_features * layer.out_features for layer in layers))
+        weights = list(module.parameters())
+        kind = _name(weights[-1].dtype)
+        return kind, float(sum(weight.numel() for weight in weights) * number_bytes(kind))
 
     def _spelling(self, length: int, count: int) -> list[Stage]:
         rows = self.parts.vocab.codebook_size
@@ -194,15 +204,13 @@ class Ours(Side):
     def _painting(self, work: Work, features: int) -> list[Stage]:
         painter: Any = self.parts.detokenizer(work.detok)
         step, rest = self._counted.get(work.detok, (0.0, 0.0))
-        weights = list(painter.transformer.parameters())
-        kind = _name(weights[-1].dtype)
+        kind, size = self._weights(painter.transformer)
         if self.painted(work.detok):
             config = painter.transformer.config
             return ar_stages(config, features, kind, guided=config.guidance > 1, canvas_flops=rest)
         if not step:
             return []
         steps = work.steps or int(getattr(painter.transformer.config, "steps", 1))
-        size = float(sum(weight.numel() for weight in weights) * number_bytes(kind))
         return [
             Stage(flops=step, bytes=size, kind=kind, times=steps),
             Stage(flops=rest, bytes=0.0, kind="float32"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 from opentar.core import environment
 from opentar.core.manifest import MANIFEST
+from opentar.core.progress import Progress
 
 
 def place_of(size: str) -> Path:
@@ -15,7 +15,7 @@ def place_of(size: str) -> Path:
     return environment.cache_dir() / "bench" / f"{size}-random"
 
 
-def random_model(size: str, progress: Callable[[str, int, int], None] | None = None) -> Path:
+def random_model(size: str, progress: Progress | None = None) -> Path:
     """The folder of the random model of a size, in bfloat16; made where it is not there yet.
 
     Without diffusers it has no SANA de-tokenizer.

@@ -21,6 +21,7 @@ from opentar.bench.work import FLOW, Work, chosen, works_of
 from opentar.core.disk import human_bytes
 from opentar.core.errors import ConfigError, ModelError, OpenTarError
 from opentar.core.memory import available_bytes
+from opentar.core.progress import Progress
 
 MOST_RUNS = 7
 """Runs of a work on each side, however short it is."""
@@ -41,6 +42,10 @@ class Options:
     """Each work once, the long ones left out, smaller limits."""
     baseline: bool = True
     """Measure the published flow too."""
+    also: tuple[Path, ...] = ()
+    """Quantized copies of the model, measured beside it."""
+    passes: tuple[str, ...] = ()
+    """Further ways to draw the codes of an AR de-tokenizer, each measured on every copy."""
     device: str | None = None
     """cpu, cuda, mps; None is the best there is."""
 
@@ -86,7 +91,7 @@ def bench(
     folder: Path,
     options: Options,
     on_row: Callable[[Row], None] = lambda row: None,
-    on_step: Callable[[str, int, int], None] = lambda stage, step, total: None,
+    on_step: Progress = lambda work, step, total: None,
 ) -> Report:
     """Measure a model on this machine. Ctrl-C ends it early and leaves the rows so far.
 
@@ -136,7 +141,7 @@ def check_room(facts: Facts, works: Sequence[Work], baseline: bool) -> None:
 class _Runner:
     def __init__(self, report: Report, options: Options, on_row: Callable[[Row], None]) -> None:
         self.report, self.options, self.on_row = report, options, on_row
-        self.ways = ways_of(report.facts.folder)
+        self.ways = ways_of(report.facts.folder, options.also, options.passes)
         self.seconds = 0.0 if options.quick else options.seconds
 
     def group(self, works: Sequence[Work], on_done: Callable[[], None]) -> None:
@@ -150,8 +155,10 @@ class _Runner:
             if not self.report.limits:
                 self.report.limits.append(self._measure(measuring))
             before = self.report.limits[-1]
-            for child in children.values():
-                child.open(self.report.facts.folder, self.options.device)
+            for way in self.ways:
+                children[way.name].open(way.folder, self.options.device, way.passes)
+            if BASELINE in children:
+                children[BASELINE].open(self.report.facts.folder, self.options.device)
             made: list[tuple[int, Callable[[Limits], Row]]] = []
             for work in works:
                 for make in self._work(work, children):
@@ -179,7 +186,9 @@ class _Runner:
                     ready[name] = child.warm(work)
                 except OpenTarError as error:
                     self._skip(work, name, error)
-        ways = [way for way in self.ways if way.name in ready]
+        # Other passes change nothing where no AR de-tokenizer paints.
+        painted = work.detok.startswith("ar")
+        ways = [way for way in self.ways if way.name in ready and (painted or way.passes is None)]
         peaks: dict[str, float] = {}
         try:
             runs = self._runs(work, ways, children, BASELINE in ready, peaks)
@@ -232,8 +241,8 @@ class _Runner:
         def run() -> Measured:
             start = time.perf_counter()
             with Child(way.name) as child:
-                order = {"do": "first", "folder": str(self.report.facts.folder), "way": way.name}
-                told = child.ask(order | {"device": self.options.device})
+                order = {"do": "first", "folder": str(way.folder), "way": way.name}
+                told = child.ask(order | {"device": self.options.device, "passes": [way.passes] if way.passes else []})
                 seconds = time.perf_counter() - start
             peaks.append(told["peak_gb"] or 0.0)
             return Measured(seconds)

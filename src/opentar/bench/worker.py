@@ -22,6 +22,7 @@ from opentar.core import environment
 from opentar.core.errors import OpenTarError
 
 if TYPE_CHECKING:
+    from opentar.bench.engines import Way
     from opentar.bench.sides import Side
 
 QUICK_BUFFER, QUICK_SIDE = 256 << 20, 1024
@@ -60,7 +61,7 @@ def open_side(order: dict[str, Any]) -> Side:
         return Baseline(folder, Path(order["place"]), device)
     from opentar.bench.ours import Ours
 
-    return Ours(folder, order["way"], device)
+    return Ours(_way(order), device)
 
 
 def obey(side: Side | None, order: dict[str, Any]) -> dict[str, Any]:
@@ -84,6 +85,12 @@ def obey(side: Side | None, order: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": done.seconds, "tokens": done.tokens, "peak_gb": peak_gb()}
 
 
+def _way(order: dict[str, Any]) -> Way:
+    from opentar.bench.engines import ways_of
+
+    return next(way for way in ways_of(Path(order["folder"]), passes=order["passes"]) if way.name == order["way"])
+
+
 def _limits(device: str | None, quick: bool) -> dict[str, Any]:
     from opentar.bench.limits import BUFFER, SIDE, measure_limits
     from opentar.core.device import resolve_device
@@ -98,7 +105,7 @@ def _first(order: dict[str, Any]) -> dict[str, Any]:
     from opentar.bench.peak import peak_gb
     from opentar.bench.work import PROMPT
 
-    tar = load(Path(order["folder"]), order["way"], order["device"])
+    tar = load(_way(order), order["device"])
     with tempfile.TemporaryDirectory() as place:
         tar.generate(PROMPT, seed=0)[0].save(Path(place) / "first.png")
     return {"peak_gb": peak_gb()}

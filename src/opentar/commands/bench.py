@@ -1,13 +1,14 @@
 """`opentar bench`: measure this machine, and a model on it beside the published way."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from opentar.commands import options
-from opentar.commands.output import Output, StepCallback
+from opentar.commands.output import Output
 from opentar.core.errors import ConfigError
+from opentar.core.progress import Progress
 
 if TYPE_CHECKING:
     from opentar.bench.rows import Row
@@ -30,29 +31,41 @@ def bench(
     baseline: Annotated[
         bool, Parameter(name="--baseline", negative="--no-baseline", help="Measure the published way beside ours.")
     ] = True,
+    also: Annotated[
+        list[Path] | None, Parameter(consume_multiple=True, help="Quantized copies of the model, measured beside it.")
+    ] = None,
+    passes: Annotated[
+        list[Literal["jacobi", "zipar", "drafts", "late"]] | None,
+        Parameter(consume_multiple=True, help="Further ways to draw the codes of an AR de-tokenizer."),
+    ] = None,
     plot: Annotated[Path | None, Parameter(help="Write a roofline plot: .png, .svg or .pdf.")] = None,
     overwrite: options.Overwrite = False,
     device: options.Device = None,
     json: options.Json = False,
 ) -> int:
     """Measure this machine, and a model on it: each part and engine in alternation with the published way."""
+    from opentar.bench import run
+    from opentar.bench.limits import mean
     from opentar.bench.plot import check_plot, write_plot
-    from opentar.bench.run import Options
-    from opentar.bench.run import bench as measure
+    from opentar.bench.report import as_dict, lines
     from opentar.core.device import resolve_device
 
     output = Output(json)
-    chosen = Options(works=tuple(works or ()), seconds=seconds, quick=quick, baseline=baseline, device=device)
+    chosen = run.Options(
+        works=tuple(works or ()),
+        seconds=seconds,
+        quick=quick,
+        baseline=baseline,
+        device=device,
+        also=tuple(also or ()),
+        passes=tuple(passes or ()),
+    )
     if plot is not None:
         check_plot(plot, overwrite)
     with output.working(), output.progress() as progress:
         place = str(resolve_device(device))
         folder = _folder(output, model, random, progress)
-        report = measure(folder, chosen, on_row=lambda row: output.note(_told(row)), on_step=progress)
-
-    from opentar.bench.limits import mean
-    from opentar.bench.report import as_dict, lines
-
+        report = run.bench(folder, chosen, on_row=lambda row: output.note(_told(row)), on_step=progress)
     for line in lines(report, place):
         output.line(line)
     values = as_dict(report, place)
@@ -69,7 +82,7 @@ def _told(row: "Row") -> str:
     return f"{row.work}, {row.engine}: {row.seconds:.3f} s{ratio}"
 
 
-def _folder(output: Output, model: str, random: bool, progress: StepCallback) -> Path:
+def _folder(output: Output, model: str, random: bool, progress: Progress) -> Path:
     from opentar.bench.random_model import random_model
     from opentar.checkpoints.find import find_model
     from opentar.checkpoints.sizes import NAMES

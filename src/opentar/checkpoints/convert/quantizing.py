@@ -8,7 +8,7 @@
 | ta_tok, vision tower and feature decoder | layers int8 | layers int8 |
 | ta_tok, codebook and the layers before it; canvases, flow, SANA | as they are | as they are |
 
-gguf-q8_0 takes the other parts from int8, gguf-q4_k_m and gguf-q4_0 from int4; with f32, f16 and bf16 they stay.
+Beside a quantized GGUF the other parts are those of int8; beside f32, f16 and bf16 they stay as they are.
 Norms, biases and positions are always as they are. 4-bit layers whose width no group divides are int8. A rounded
 codebook would move codes, and rounded autoencoders show in every picture.
 """
@@ -139,7 +139,10 @@ TARGETS: dict[str, Target] = {
 
 def _bits(to: str) -> int | None:
     """What the layers of PyTorch are quantized to; None where they stay."""
-    return next((bits for bits in (8, 4) if f"q{bits}" in to or to == f"int{bits}"), None)
+    if to in gguf_folder.TARGETS:
+        # 4 bits without calibration cost more there than they save.
+        return 8 if "-q" in to else None
+    return 8 if to == "int8" else 4
 
 
 def _part(source: Path, target: Path, part: str, bits: int | None, step: Progress | None) -> dict[str, int]:
