@@ -78,6 +78,7 @@ class Tar:
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
         engine: str | None = None,
+        encoder: str = "torch",
     ) -> Tar:
         """Load a bundled model by its name, any model folder by its path, or a fetched published model by its name.
 
@@ -90,12 +91,15 @@ class Tar:
             dtype: "float32", "bfloat16" or (on cuda and mps) "float16" to compute in; None is the type the parts are
                 stored in, or the nearest that the device has.
             engine: what runs the language model, "torch" or "llamacpp"; None is what its folder was made for.
+            encoder: what runs the encoder of pictures, "torch", or with OpenVINO "openvino-float32",
+                "openvino-bfloat16" (some codes differ) or "openvino-int8" (more do).
 
         Raises:
             ModelError: the name is unknown and no such folder exists, or a published model has not been fetched.
             WeightsError, ConfigError: the folder is damaged or no model; an unknown dtype or engine.
         """
-        return cls(ModelParts(find_model(name_or_path), device=device, dtype=dtype), engine=engine)
+        parts = ModelParts(find_model(name_or_path), device=device, dtype=dtype, encoder=encoder)
+        return cls(parts, engine=engine)
 
     def __repr__(self) -> str:
         types = ", ".join(f"{part} {kind}" for part, kind in self.parts.running.items())

@@ -37,13 +37,22 @@ class ModelParts:
             others; None runs them in the type they are stored in (int8 in float32, but on a CPU what opentar quantize
             wrote is computed as it is), or in the nearest that the device has. The codebook and whatever paints pixels
             are float32 in any case. Weights that need not change their type are mapped from the disk.
+        encoder: what runs the encoder of pictures: "torch", or OpenVINO ("openvino-float32", "openvino-bfloat16",
+            "openvino-int8").
 
     Raises:
         WeightsError, ConfigError, ModelError: the folder is damaged or no model.
     """
 
-    def __init__(self, folder: Path, *, device: str | None = None, dtype: str | torch.dtype | None = None) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        encoder: str = "torch",
+    ) -> None:
+        self.folder, self._encoder = Path(folder), encoder
         # Files of parts are compared by whoever loads the part; it may have been saved again by its own class, which
         # gives the model another hash.
         verify(self.folder, deep=False, parts=False)
@@ -99,7 +108,7 @@ class ModelParts:
         """Picture <-> codes <-> features. Raises WeightsError when it does not fit the language part."""
         from opentar.image_to_tokens.ta_tok import TATok
 
-        ta_tok = TATok.from_folder(self.folder / "ta_tok", self._type("ta_tok"))
+        ta_tok = TATok.from_folder(self.folder / "ta_tok", self._type("ta_tok"), self._encoder)
         own = (ta_tok.config.quantizer.codebook_size, ta_tok.config.vision.grid_side)
         spoken = (self.vocab.codebook_size, self.vocab.grid_side)
         if own != spoken:

@@ -76,7 +76,7 @@ def _place() -> Path | None:
     return None
 
 
-def _own(found: os.stat_result) -> bool:
+def is_own(found: os.stat_result) -> bool:
     """Whether nobody but this user can have written the file."""
     if not stat.S_ISREG(found.st_mode):
         return False
@@ -92,7 +92,7 @@ def _read() -> dict[str, Any]:
         handle = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(handle, "rb") as file:
             found = os.fstat(file.fileno())
-            if not _own(found) or found.st_size > _LONGEST:
+            if not is_own(found) or found.st_size > _LONGEST:
                 return {}
             entries = json.loads(file.read())
     except (OSError, ValueError, RecursionError):
@@ -106,7 +106,7 @@ def _write(entries: Mapping[str, Any]) -> None:
         return
     unfinished = None
     try:
-        if os.path.lexists(place) and not _own(place.lstat()):
+        if os.path.lexists(place) and not is_own(place.lstat()):
             return
         place.parent.mkdir(parents=True, exist_ok=True)
         # Readable and writable by this user alone, whatever the umask.

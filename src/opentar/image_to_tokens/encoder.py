@@ -21,10 +21,11 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from opentar.core.bounds import EPS, LAYERS, SIDE, SIZE, Range, within
 from opentar.core.errors import ConfigError, shown
+from opentar.image_to_tokens import attention
 
 # Plain softmax(QK^T)V trains 1.3-1.6x faster than scaled_dot_product_attention at 36-144 tokens on a CPU
 # (the backward of the latter is slow there); at 729 tokens and without gradients sdpa needs far less memory.
-ATTENTION = {"sdpa": "sdpa", "matmul": "eager"}
+ATTENTION = {"sdpa": attention.NAME, "matmul": "eager"}
 
 
 @dataclass(frozen=True, kw_only=True)

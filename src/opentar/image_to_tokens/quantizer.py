@@ -16,6 +16,7 @@ from torch import nn
 
 from opentar.core.bounds import SIZE, within
 from opentar.core.errors import ConfigError, shown
+from opentar.image_to_tokens import nearest as fast_search
 
 KINDS = ("text", "random", "learned", "learned_restart")
 _CHUNK_SCORES = 1 << 24
@@ -104,6 +105,7 @@ class TextAlignedQuantizer(nn.Module):
             # persistent: a resumed training must restart the same rows as one that was never stopped
             self.register_buffer("idle_K", torch.zeros(config.codebook_size, dtype=torch.int64))
         self._table: tuple[tuple[object, ...], torch.Tensor] | None = None
+        self._search: tuple[torch.Tensor, fast_search.NearestRows] | None = None
 
     def start_from(self, rows_KE: torch.Tensor) -> None:
         """Set the frozen rows; the projection's bias then centres the table (word rows share a large mean vector).
@@ -124,11 +126,11 @@ class TextAlignedQuantizer(nn.Module):
             if isinstance(self.embedding_proj, nn.Linear):
                 mean_E = self.embedding.weight.mean(dim=0)
                 self.embedding_proj.bias.copy_(-(self.embedding_proj.weight @ mean_E))
-        self._table = None
+        self._table = self._search = None
 
     def train(self, mode: bool = True) -> TextAlignedQuantizer:
         """Switch training mode; the kept table is dropped."""
-        self._table = None
+        self._table = self._search = None
         return super().train(mode)
 
     def codebook(self) -> torch.Tensor:
@@ -147,7 +149,7 @@ class TextAlignedQuantizer(nn.Module):
         return self._table[1]
 
     def nearest(self, z_BNC: torch.Tensor) -> torch.Tensor:
-        """Index of the nearest row for every feature, always deterministic, in float32.
+        """Index of the nearest row for every feature, always deterministic, in float32 or (nearest.py) exactly.
 
         Args:
             z_BNC: (..., C) float of any dtype.
@@ -158,12 +160,19 @@ class TextAlignedQuantizer(nn.Module):
         with torch.no_grad():
             table_KC = self.codebook().detach()
             flat_MC = z_BNC.detach().reshape(-1, self.config.width)
+            if not self.training and self.config.l2_normalized and fast_search.pays(table_KC):
+                if self._search is None or self._search[0] is not table_KC:
+                    self._search = table_KC, fast_search.NearestRows(table_KC)
+                return self._search[1].find(self._unit(flat_MC.float())).reshape(z_BNC.shape[:-1])
             chunk = max(1, _CHUNK_SCORES // self.config.codebook_size)
             parts = [self._scores(part, table_KC).argmax(dim=-1) for part in flat_MC.split(chunk)]
         return torch.cat(parts).reshape(z_BNC.shape[:-1])
 
     def look_up(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes (...) int64 -> their rows (..., C) of `codebook()`, float32.
+
+        Of a large table only these rows are projected, in float64, so that a row is the same whatever else is asked
+        for: painting needs a few hundred of the 65,536 published rows, and all of them take 2 to 3 s.
 
         Raises:
             ConfigError: a code outside the codebook.
@@ -172,7 +181,13 @@ class TextAlignedQuantizer(nn.Module):
         if wrong_codes.numel():
             wrong = int(wrong_codes.flatten()[0])
             raise ConfigError(f"code {wrong} is not in the codebook; codes are 0 to {self.config.codebook_size - 1}")
-        return F.embedding(codes, self.codebook())
+        weight = self.embedding.weight
+        # Decided by the size alone: what else was asked for before must not change a bit of a row.
+        if self.training or weight.device.type != "cpu" or weight.numel() < fast_search.LEAST_NUMBERS:
+            return F.embedding(codes, self.codebook())
+        with torch.no_grad():
+            ids, places = codes.unique(return_inverse=True)
+            return F.embedding(places, self._project(ids, torch.float64).float())
 
     def forward(self, z_BNC: torch.Tensor, generator: torch.Generator | None = None) -> Quantized:
         """Training step: choose rows, pass the gradient straight through, and give the two stop-gradient losses.
@@ -204,12 +219,12 @@ class TextAlignedQuantizer(nn.Module):
                 table_KC=table_KC,
             )
 
-    def _project(self) -> torch.Tensor:
+    def _project(self, ids: torch.Tensor | None = None, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Projected rows, all of them or those of `ids`. Never bf16: a rounded table would move codes."""
         with torch.autocast(self.embedding.weight.device.type, enabled=False):
-            rows_KE = self.embedding.weight.float()
+            rows_KE = (self.embedding.weight if ids is None else self.embedding.weight[ids]).to(dtype)
             if isinstance(self.embedding_proj, nn.Linear):
-                # float32 also for bf16 weights: a rounded table would move codes
-                rows_KE = F.linear(rows_KE, self.embedding_proj.weight.float(), self.embedding_proj.bias.float())
+                rows_KE = F.linear(rows_KE, self.embedding_proj.weight.to(dtype), self.embedding_proj.bias.to(dtype))
             return self._unit(rows_KE)
 
     def _unit(self, x_C: torch.Tensor) -> torch.Tensor:

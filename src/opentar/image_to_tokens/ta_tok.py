@@ -19,7 +19,7 @@ from torch import nn
 
 from opentar.core.bounds import SIZE, within
 from opentar.core.config import from_dict, to_dict
-from opentar.core.errors import ConfigError
+from opentar.core.errors import ConfigError, nearest, shown
 from opentar.core.folder import assemble, load_packed, load_part, save_part
 from opentar.image_to_tokens.decoder import DecoderConfig, FeatureDecoder
 from opentar.image_to_tokens.encoder import VisionConfig, VisionEncoder, pool_grid
@@ -29,6 +29,11 @@ from opentar.vocab import Scale
 
 if TYPE_CHECKING:
     from opentar.core.storage import LoadDtype
+    from opentar.image_to_tokens.openvino_tower import OpenVINOTower
+
+TOWERS = ("torch", "openvino-float32", "openvino-bfloat16", "openvino-int8")
+"""What may run the encoder; "torch" runs it in the type that the part is loaded in."""
+_BOTTLENECK = ("encode_task_layer.", "in_linear.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,7 @@ class TATok(nn.Module):
         self.in_linear = nn.Linear(task_size, config.quantizer.width * config.roles)
         self.quantizer = TextAlignedQuantizer(config.quantizer)
         self.decoder = FeatureDecoder(config.decoder)
+        self._tower: OpenVINOTower | None = None
 
     @torch.no_grad()
     def encode(self, pixels_B3HW: torch.Tensor, scale: Scale) -> torch.Tensor:
@@ -111,7 +117,7 @@ class TATok(nn.Module):
         self._check_scales(scales)
         if not len(pixels_B3HW):  # transformers' attention cannot take an empty batch
             return tuple(torch.zeros(0, scale.length, dtype=torch.int64) for scale in scales)
-        cells_BND = self.encoder(pixels_B3HW)
+        cells_BND = (self._tower or self.encoder)(pixels_B3HW).to(self.in_linear.weight)
         pooled = [pool_grid(cells_BND, scale.pool) for scale in scales]
         return tuple(self.quantizer.nearest(self.bottleneck(feats_BND)) for feats_BND in pooled)
 
@@ -195,7 +201,7 @@ class TATok(nn.Module):
         save_part(folder, to_dict(self.config), self.state_dict(), storage, extra)
 
     @classmethod
-    def from_folder(cls, folder: Path, dtype: LoadDtype = "stored") -> TATok:
+    def from_folder(cls, folder: Path, dtype: LoadDtype = "stored", tower: str = "torch") -> TATok:
         """The tokenizer of a checkpoint folder, in eval mode.
 
         Args:
@@ -203,20 +209,33 @@ class TATok(nn.Module):
             dtype: of encoder and decoder; "stored" maps them as they lie there, float16 is taken as float32. The
                 codebook is never rounded, and always projected and compared in float32, because a rounded table would
                 move codes. "packed", for a quantized folder, computes with the weights as they are (nn/quantized.py).
+            tower: what runs the encoder in `encode` and `encode_scales`, one of TOWERS. int8 weights of OpenVINO are
+                kept in the cache folder.
 
         Raises:
             WeightsError: missing, damaged or unfitting files.
-            ConfigError: a config this version does not know.
+            ConfigError: a config this version does not know, or another tower.
+            ModelError: openvino is not installed, or cannot run this encoder.
         """
-        if dtype == "packed":
+        if tower not in TOWERS:
+            raise ConfigError(f"tower {shown(tower)} is unknown; use {', '.join(TOWERS)}.{nearest(tower, TOWERS)}")
+        if dtype == "packed" and tower == "torch":
             config, state, packed = load_packed(folder, exact=("quantizer.",))
             sizes = from_dict(TATokConfig, config, where=f"{folder}/config.json")
+            state = {name: tensor.float() if name.startswith(_BOTTLENECK) else tensor for name, tensor in state.items()}
             return assemble(lambda: cls(sizes), state, str(folder), lambda made: swap(made, packed, str(folder)))
         # float16 is for parts that nn/half.py keeps from overflowing; SigLIP's activations do.
-        wide = torch.float32 if dtype == torch.float16 else dtype
+        wide = torch.float32 if dtype == torch.float16 else "stored" if dtype == "packed" else dtype
         config, state = load_part(folder, wide, exact=("quantizer.",))
         sizes = from_dict(TATokConfig, config, where=f"{folder}/config.json")
-        return assemble(lambda: cls(sizes), state, str(folder))
+        # Two small layers before the choice of codes: in bfloat16 they alone would move one code in a hundred.
+        state = {name: tensor.float() if name.startswith(_BOTTLENECK) else tensor for name, tensor in state.items()}
+        tokenizer = assemble(lambda: cls(sizes), state, str(folder))
+        if tower != "torch":
+            from opentar.image_to_tokens.openvino_tower import OpenVINOTower
+
+            tokenizer._tower = OpenVINOTower(tokenizer.encoder, tower.removeprefix("openvino-"), folder)
+        return tokenizer
 
 
 def cell_roles(cells: int, roles: int) -> torch.Tensor:
