@@ -66,6 +66,7 @@ def _calls(model, picture):
         ("tokens",): [(picture, *own), (picture, "--scale", HOSTILE)],
         ("train",): [(HOSTILE, "--out", "x"), ("nano", "--out", "x", "--stage", HOSTILE)],
         ("eval",): [(HOSTILE,), (model, "--out", picture)],
+        ("bench",): [(HOSTILE,), (model, "--works", HOSTILE), (model, "--plot", f"{HOSTILE}.gif")],
         ("import",): [(HOSTILE,), ("tar", "--llm", HOSTILE, "--ta-tok", HOSTILE, "--out", "y")],
         ("pull",): [(HOSTILE,), ("csuhan/Tar-1.5B", "--with", HOSTILE)],
         ("init",): [(HOSTILE, "--random", "--out", "y"), ("tar-1.5b", "--random", "--out", HOSTILE, "--dry-run")],
