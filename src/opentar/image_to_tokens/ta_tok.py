@@ -226,7 +226,7 @@ class TATok(nn.Module):
             return assemble(lambda: cls(sizes), state, str(folder), lambda made: swap(made, packed, str(folder)))
         # float16 is for parts that nn/half.py keeps from overflowing; SigLIP's activations do.
         wide = torch.float32 if dtype == torch.float16 else "stored" if dtype == "packed" else dtype
-        config, state = load_part(folder, wide, exact=("quantizer.",))
+        config, state = load_part(folder, wide, exact=("quantizer.", *_BOTTLENECK))
         sizes = from_dict(TATokConfig, config, where=f"{folder}/config.json")
         # Two small layers before the choice of codes: in bfloat16 they alone would move one code in a hundred.
         state = {name: tensor.float() if name.startswith(_BOTTLENECK) else tensor for name, tensor in state.items()}
