@@ -78,3 +78,41 @@ def test_a_quantizer_takes_it_where_its_table_is_large(monkeypatch: pytest.Monke
         one.start_from(one.embedding.weight.flip(0))
     assert torch.equal(one.nearest(z), quantizer.TextAlignedQuantizer.nearest(one, z))
     assert not torch.equal(one.nearest(z), plain), "another table, another search"
+
+
+def test_a_search_is_made_once_for_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    one = TextAlignedQuantizer(QuantizerConfig(codebook_size=300, width=24, row_width=20)).eval()
+    made = []
+    start = NearestRows.__init__
+    monkeypatch.setattr(NearestRows, "__init__", lambda self, table: made.append(len(table)) or start(self, table))
+    monkeypatch.setattr(nearest, "LEAST_NUMBERS", 1)
+    monkeypatch.setattr(nearest, "has_bf16_cpu", lambda: True)
+    for _ in range(3):
+        one.nearest(torch.randn(2, 5, 24))
+    assert made == [300]
+    with torch.no_grad():
+        one.embedding_proj.weight.mul_(-1)
+    one.nearest(torch.randn(2, 5, 24))
+    assert made == [300, 300]
+
+
+def test_the_bar_never_shuts_out_the_best_row() -> None:
+    for seed in range(20):
+        table, unit_MC = random(500, 24, seed), random(64, 24, 100 + seed)
+        search, narrow = NearestRows(table), unit_MC.bfloat16()
+        scores = narrow @ search.narrow_KC.T
+        best_M = (unit_MC.double() @ table.double().T).argmax(-1)
+        assert bool((scores[torch.arange(64), best_M] >= search._bar(unit_MC, narrow, scores)).all())
+
+
+def test_rows_are_looked_up_without_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    one = TextAlignedQuantizer(QuantizerConfig(codebook_size=300, width=24, row_width=20)).eval()
+    monkeypatch.setattr(nearest, "LEAST_NUMBERS", 1)
+    codes = torch.tensor([[3, 299, 3], [0, 17, 299]])
+    rows = one.look_up(codes)
+    assert one._table is None
+    one.codebook()
+    assert torch.equal(one.look_up(codes), rows), "what was computed before changes no bit"
+    assert one.train().look_up(codes).requires_grad

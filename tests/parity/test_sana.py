@@ -142,3 +142,32 @@ def test_what_is_missing_or_wrong_is_named(
     (tmp_path / "copy" / "model_index.json").write_text("{}")
     with pytest.raises(WeightsError, match=r"model_index\.json"):
         SanaDetokenizer.from_folder(tmp_path / "copy")
+
+
+def test_previews_show_what_is_believed_and_not_the_noise(
+    model: SanaDetokenizer, features: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looks() -> list[torch.Tensor]:
+        seen: list[torch.Tensor] = []
+        made = model.decode(
+            features, steps=8, height=64, width=64, callback=lambda done, total, look: seen.append(look())
+        )
+        assert torch.equal(seen[-1], made)
+        return seen
+
+    believed = looks()
+    monkeypatch.setattr("opentar.tokens_to_image.sana._believed", lambda scheduler, latents: latents)
+    noisy = looks()
+    assert torch.equal(believed[-1], noisy[-1])
+    for one, other in list(zip(believed, noisy, strict=True))[:6]:
+        assert (one - believed[-1]).square().mean() < (other - believed[-1]).square().mean()
+
+
+def test_an_autoencoder_in_bfloat16(folder: Path, model: SanaDetokenizer, features: torch.Tensor) -> None:
+    narrow = SanaDetokenizer.from_folder(folder, autoencoder=BF16)
+    assert narrow.vae.dtype == BF16 and narrow.transformer.dtype == model.transformer.dtype
+    settings = {"steps": 2, "height": 64, "width": 64}
+    one, other = narrow.decode(features, **settings), model.decode(features, **settings)
+    assert one.dtype == torch.float32
+    assert not torch.equal(one, other)
+    assert float((one - other).square().mean()) < 1e-3

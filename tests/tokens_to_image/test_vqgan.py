@@ -101,3 +101,18 @@ def test_canvas_without_encoder_paints_the_same():
     assert torch.equal(painter.decode_codes(codes), whole.decode_codes(codes))
     with pytest.raises(ModelError, match="without its encoder"):
         painter.encode(torch.zeros(1, 3, 16, 16))
+
+
+def test_a_decoder_in_bfloat16_paints_nearly_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = VQGANConfig(channels=(8, 8, 8, 16), blocks=1, latent_channels=8, codebook_size=64, groups=4)
+    VQGAN(config).save(tmp_path / "part")
+    codes = torch.arange(64)[None]
+    whole, narrow = (
+        VQGAN.from_folder(tmp_path / "part", decoder=dtype).decode_codes(codes)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert whole.dtype == narrow.dtype == torch.float32
+    assert not torch.equal(whole, narrow)
+    # 40 dB
+    assert float((whole - narrow).square().mean()) < 1e-4

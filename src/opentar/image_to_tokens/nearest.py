@@ -3,7 +3,8 @@
 Of the 65,536 published rows all but a handful are out of the question for any feature. Products in bfloat16, several
 times faster than float32 on CPUs that have them, say which: a row stays in while its rounded score is not further below
 the best one than rounding can explain. The few that stay are compared in float64. So the code is that of exact
-arithmetic on the float32 numbers, the same alone and in a batch.
+arithmetic on the float32 numbers, the same alone and in a batch. Only where rows crowd, so that more than 64 stay for a
+feature, is a block of features compared with all rows in float32.
 
 Shape suffixes: M features, K codebook entries, C codebook width, P pairs of a feature and a row that stayed in.
 """

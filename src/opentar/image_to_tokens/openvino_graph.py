@@ -36,25 +36,23 @@ def tower_graph(encoder: VisionEncoder, *, int8: bool) -> Any:
         ModelError: an activation that is not known here.
     """
     import openvino
+    from openvino import opset15
 
-    return _Builder(openvino, int8).model(encoder)
+    return _Builder(openvino, opset15, int8).model(encoder)
 
 
 class _Builder:
-    def __init__(self, openvino: Any, int8: bool) -> None:
-        from openvino import opset15
-
-        self.ov, self.op, self.int8 = openvino, opset15, int8
+    def __init__(self, openvino: Any, operations: Any, int8: bool) -> None:
+        self.ov, self.op, self.int8 = openvino, operations, int8
 
     def model(self, encoder: VisionEncoder) -> Any:
         config = encoder.config
         pixels = self.op.parameter([1, 3, config.image_size, config.image_size], self.ov.Type.f32, name="pixels")
         stem = encoder.stem
-        cells = (
-            self.conv_stem(stem, config.activation, pixels)
-            if isinstance(stem, ConvStem)
-            else self.convolution(stem, pixels)
-        )
+        if isinstance(stem, ConvStem):
+            cells = self.conv_stem(stem, config.activation, pixels)
+        else:
+            cells = self.convolution(stem, pixels)
         x_BDN = self.op.reshape(cells, self.ints(1, config.hidden_size, config.cells), False)
         x_BND = self.op.add(self.op.transpose(x_BDN, self.ints(0, 2, 1)), self.constant(encoder.position_ND[None]))
         for layer in encoder.layers:
@@ -135,7 +133,7 @@ class _Builder:
         return self.op.group_normalization(x, scale, shift, norm.num_groups, norm.eps)
 
     def constant(self, tensor: Tensor) -> Any:
-        """Numbers as they are; bfloat16 converted to float32. Weights are shared, what was computed is copied."""
+        """Numbers as they are, bfloat16 with its conversion to float32; weights are shared, computed numbers copied."""
         shared = isinstance(tensor, nn.Parameter) and tensor.is_contiguous()
         tensor = tensor.detach().contiguous()
         if tensor.dtype != torch.bfloat16:

@@ -112,10 +112,10 @@ def _int8_graph(core: Any, openvino: Any, encoder: VisionEncoder, part: Path | N
         return found
     graph = tower_graph(encoder, int8=True)
     # A cache that cannot be written is none; the graph is there all the same.
-    with suppress(OSError, OpenTarError), atomic_folder(place) as stage:
-        openvino.save_model(graph, stage / _GRAPH, compress_to_fp16=False)
-        (stage / _FACTS).write_text(json.dumps(facts, sort_keys=True), encoding="utf-8")
-        for file in stage.iterdir():
+    with suppress(OSError, OpenTarError), atomic_folder(place) as unfinished:
+        openvino.save_model(graph, unfinished / _GRAPH, compress_to_fp16=False)
+        (unfinished / _FACTS).write_text(json.dumps(facts, sort_keys=True), encoding="utf-8")
+        for file in unfinished.iterdir():
             # Whatever the umask: what others may write is not loaded.
             file.chmod(0o600)
     return graph

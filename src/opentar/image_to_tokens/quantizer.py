@@ -158,7 +158,7 @@ class TextAlignedQuantizer(nn.Module):
             (...) int64; the lowest index among equals.
         """
         with torch.no_grad():
-            table_KC = self.codebook().detach()
+            table_KC = self.codebook()
             flat_MC = z_BNC.detach().reshape(-1, self.config.width)
             if not self.training and self.config.l2_normalized and fast_search.pays(table_KC):
                 if self._search is None or self._search[0] is not table_KC:

@@ -117,7 +117,9 @@ class TATok(nn.Module):
         self._check_scales(scales)
         if not len(pixels_B3HW):  # transformers' attention cannot take an empty batch
             return tuple(torch.zeros(0, scale.length, dtype=torch.int64) for scale in scales)
-        cells_BND = (self._tower or self.encoder)(pixels_B3HW).to(self.in_linear.weight)
+        cells_BND = (self._tower or self.encoder)(pixels_B3HW)
+        if isinstance(self.in_linear, nn.Linear):  # a quantized one takes any type
+            cells_BND = cells_BND.to(self.in_linear.weight)
         pooled = [pool_grid(cells_BND, scale.pool) for scale in scales]
         return tuple(self.quantizer.nearest(self.bottleneck(feats_BND)) for feats_BND in pooled)
 

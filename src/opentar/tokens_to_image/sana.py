@@ -29,6 +29,7 @@ from opentar.core.storage import write_tensors
 from opentar.nn.sampling import generators, guide, noise
 from opentar.tokens_to_image.detokenizer import Callback, check_guidance, check_steps, grid_side, write_settings
 from opentar.tokens_to_image.sana_parts import NEGATIVE_NAME, read_parts, settings_tried
+from opentar.tokens_to_image.sana_strips import decode_latents
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, SanaTransformer2DModel, SchedulerMixin
@@ -167,17 +168,21 @@ class SanaDetokenizer(nn.Module):
             with settings_tried("the SANA scheduler"):
                 latents_BChw = scheduler.step(guess, time, latents_BChw, return_dict=False)[0]
             if callback is not None:
-                callback(done, len(scheduler.timesteps), partial(self.pixels, latents_BChw))
+                seen_BChw = latents_BChw if done == len(scheduler.timesteps) else _believed(scheduler, latents_BChw)
+                callback(done, len(scheduler.timesteps), partial(self.pixels, seen_BChw))
         return latents_BChw
 
     @torch.no_grad()
     def pixels(self, latents_BChw: Tensor) -> Tensor:
-        """Latents (B, C, h, w) to pixels float32 (B, 3, h * factor, w * factor) clamped to [0, 1]."""
+        """Latents (B, C, h, w) to pixels float32 (B, 3, h * factor, w * factor) clamped to [0, 1].
+
+        Above 512 x 512 pixels in strips, which show in memory alone (sana_strips.py).
+        """
         scaled = (latents_BChw / self.vae.config.scaling_factor).to(self.vae.dtype)
         # As the weights lie.
         scaled = scaled.contiguous(memory_format=torch.channels_last)
         with settings_tried("the SANA autoencoder"):
-            return (self.vae.decode(scaled, return_dict=False)[0].float() * 0.5 + 0.5).clamp(0, 1)
+            return (decode_latents(self.vae, scaled).float() * 0.5 + 0.5).clamp(0, 1)
 
     def _negative(self, count: int) -> Tensor:
         """The negative features (count, D), fitted as ``decode`` says."""
@@ -225,7 +230,11 @@ class SanaDetokenizer(nn.Module):
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, config: SanaConfig | None = None, dtype: LoadDtype = "stored"
+        cls,
+        folder: str | Path,
+        config: SanaConfig | None = None,
+        dtype: LoadDtype = "stored",
+        autoencoder: torch.dtype = torch.float32,
     ) -> SanaDetokenizer:
         """Read a SANA folder, as published or as ``save`` wrote it.
 
@@ -233,7 +242,9 @@ class SanaDetokenizer(nn.Module):
             folder: holds transformer/, vae/, scheduler/ and, for guidance, negative_prompt_embeds.pth.
             config: how to run it; None takes the folder's own settings, if ``save`` wrote it, or the defaults.
             dtype: arithmetic of the transformer; "stored" is that of its file. Its weights and the features are
-                rounded to bfloat16 first in any case, as the authors run them. The autoencoder runs in float32.
+                rounded to bfloat16 first in any case, as the authors run them.
+            autoencoder: arithmetic of the autoencoder, float32 or bfloat16. In bfloat16 it takes half the time; how
+                much of that shows in pictures of the published weights has not been measured.
 
         Raises:
             ModelError: diffusers is not installed.
@@ -251,4 +262,12 @@ class SanaDetokenizer(nn.Module):
             # Once a setting of the folder; now the caller's, or that of the file.
             stored.pop("dtype", None)
             config = from_dict(SanaConfig, stored, where=f"{folder}/{CONFIG}")
-        return cls(config, *read_parts(folder, dtype))
+        return cls(config, *read_parts(folder, dtype, autoencoder))
+
+
+def _believed(scheduler: Any, latents_BChw: Tensor) -> Tensor:
+    """The clean latents as the last step saw them, where the scheduler keeps them; else the latents as they are."""
+    kept = getattr(scheduler, "model_outputs", None)
+    if kept and isinstance(kept[-1], Tensor) and str(scheduler.config.get("algorithm_type")).endswith("dpmsolver++"):
+        return kept[-1]
+    return latents_BChw

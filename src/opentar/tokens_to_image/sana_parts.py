@@ -52,15 +52,17 @@ class SanaParts(NamedTuple):
     transformer: Any
     """SanaTransformer2DModel in the type asked for; its weights are rounded to bfloat16 in any case."""
     vae: Any
-    """AutoencoderDC in float32, channels last."""
+    """AutoencoderDC, channels last."""
     scheduler: Any
     """Any scheduler of diffusers."""
     negative_LD: Tensor | None
     """Float32 (L, D), or None where the folder has none."""
 
 
-def read_parts(folder: Path, dtype: LoadDtype) -> SanaParts:
+def read_parts(folder: Path, dtype: LoadDtype, autoencoder: torch.dtype = torch.float32) -> SanaParts:
     """Read a SANA folder; `dtype` is the transformer's, "stored" that of its file, which then stays mapped.
+
+    `autoencoder` is the type that the autoencoder runs in.
 
     Raises:
         ModelError: diffusers is not installed.
@@ -71,7 +73,7 @@ def read_parts(folder: Path, dtype: LoadDtype) -> SanaParts:
         check_numbers_of(name, configs[name], folder / name / file)
     # Convolutions on the CPU need no reordering when numbers lie channels last (about a tenth of the time).
     order = torch.channels_last
-    ordered = {name: _float32(tensor, order) for name, tensor in each_tensor(folder / "vae", STEM)}
+    ordered = {name: _copied(tensor, autoencoder, order) for name, tensor in each_tensor(folder / "vae", STEM)}
     vae = _assembled(classes["vae"], configs["vae"], ordered, folder / "vae", order)
     # Before the transformer, which may compute a table of positions for it.
     _check_side(configs["transformer"], vae, folder)
@@ -120,9 +122,9 @@ def diffusers_library() -> Any:
     return diffusers
 
 
-def _float32(tensor: Tensor, order: torch.memory_format) -> Tensor:
+def _copied(tensor: Tensor, dtype: torch.dtype, order: torch.memory_format) -> Tensor:
     # A copy in any case: nothing shall keep the mapping of the whole file.
-    return tensor.to(torch.float32, memory_format=order if tensor.ndim == 4 else torch.contiguous_format, copy=True)
+    return tensor.to(dtype, memory_format=order if tensor.ndim == 4 else torch.contiguous_format, copy=True)
 
 
 def _assembled(

@@ -161,6 +161,8 @@ class VQGAN(nn.Module):
         self.config = config
         self.encoder = VQCoder(config, encoder=True)
         self.decoder = VQCoder(config, encoder=False)
+        # On a CPU a quarter of its time goes into reordering otherwise.
+        self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.codebook = nn.Parameter(torch.randn(config.codebook_size, config.code_size))
         self.codes_in = nn.Conv2d(config.latent_channels, config.code_size, 1)
         self.codes_out = nn.Conv2d(config.code_size, config.latent_channels, 1)
@@ -201,18 +203,28 @@ class VQGAN(nn.Module):
         side = _checked_side(codes_BL, self.codebook_size)
         entries_BLC = F.normalize(self.codebook, dim=-1)[codes_BL]
         grid_BChw = entries_BLC.transpose(1, 2).unflatten(2, (side, side))
-        return self.decoder(self.codes_out(grid_BChw)) * 0.5 + 0.5
+        latents_BChw = self.codes_out(grid_BChw).to(self.decoder.conv_in.weight.dtype)
+        return self.decoder(latents_BChw.contiguous(memory_format=torch.channels_last)).float() * 0.5 + 0.5
 
     def save(self, folder: str | Path, storage: str = "float32") -> None:
         """Write config.json, model.safetensors and manifest.json into `folder`."""
         save_part(Path(folder), to_dict(self.config), self.state_dict(), storage)
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> VQGAN:
-        """Read what ``save`` wrote, in eval mode and float32. Raises WeightsError or ConfigError."""
+    def from_folder(cls, folder: str | Path, decoder: torch.dtype = torch.float32) -> VQGAN:
+        """Read what ``save`` wrote, in eval mode and float32.
+
+        Args:
+            folder: the part.
+            decoder: type of the decoder, float32 or bfloat16. On a CPU bfloat16 paints in half the time.
+
+        Raises WeightsError or ConfigError.
+        """
         config, state = load_part(Path(folder))
         sizes = from_dict(VQGANConfig, config, where=f"{folder}/config.json")
-        return assemble(lambda: cls(sizes), state, str(folder))
+        canvas = assemble(lambda: cls(sizes), state, str(folder))
+        canvas.decoder.to(decoder)
+        return canvas
 
 
 @dataclass(frozen=True, kw_only=True)
