@@ -225,6 +225,63 @@ def test_a_backend_that_fails_leaves_those_that_wait(
     assert set(results(events)) == set(tickets[2:])
 
 
+def test_a_backend_that_fails_late_takes_nothing_back(
+    engine: Engine, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ended in the step in which the backend fails has ended well; who could not be read has failed."""
+    alone = engine.results([mixed[4]])[0]
+    plain, calls = engine.backend.extend, []
+    last = len(alone.ids)
+
+    def late(slots, pieces) -> None:
+        calls.append(len(slots))
+        if len(calls) == 1 + last:
+            raise ModelError("the weights are gone")
+        plain(slots, pieces)
+
+    monkeypatch.setattr(engine.backend, "extend", late)
+    short, long = engine.submit(mixed[4]), engine.submit(mixed[0])
+    events = finish(engine)
+    assert same(results(events)[short], alone) and long not in results(events)
+    assert [event.ticket for event in events if isinstance(event, Failed)] == [long]
+
+    def broken(slots, pieces) -> None:
+        raise ModelError("nothing can be read")
+
+    engine.submit(mixed[0])
+    monkeypatch.setattr(engine.backend, "extend", plain)
+    engine.step()
+    ticket = engine.submit(mixed[4])
+    monkeypatch.setattr(engine.backend, "extend", broken)
+    told = {event.ticket for event in engine.step() if isinstance(event, Failed)}
+    assert ticket in told and len(told) == 2
+
+
+def test_a_choice_without_slots_fails_alone(
+    engine: Engine, mixed: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [engine.results([request])[0] for request in mixed]
+    engine._beginnings.clear()
+    plain, open_now = engine.backend.fork, engine.backend._numbers  # type: ignore[attr-defined]
+    forks = []
+
+    def few(slot: int) -> int:
+        forks.append(slot)
+        if len(forks) > 4:
+            raise ModelError("no slot is free")
+        return plain(slot)
+
+    monkeypatch.setattr(engine.backend, "fork", few)
+    tickets = [engine.submit(request) for request in mixed]
+    events = finish(engine)
+    failed = {event.ticket: str(event.error) for event in events if isinstance(event, Failed)}
+    assert failed == {tickets[3]: "no slot is free"}
+    found = results(events)
+    assert all(same(found[ticket], alone[place]) for place, ticket in enumerate(tickets) if place != 3)
+    engine._beginnings.clear()
+    assert open_now.used == 0
+
+
 def test_ctrl_c_leaves_nothing_half_done(engine: Engine, mixed: list[Request], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = engine.results(mixed)
     for request in mixed:

@@ -69,19 +69,21 @@ class Engine:
         """Read the prompts that there is room for, then one id of every request; nothing where the engine is idle.
 
         What goes wrong with one request is told as `Failed` and leaves the others as they are; a backend that fails
-        fails all that run, and those that wait go on.
+        fails all that run, and those that wait go on. What was done before it failed is told all the same.
         """
+        events: list[Event] = []
         try:
-            events = self._admit()
-            return [*events, *self._advance()] if self._running else events
+            events += self._admit()
+            if self._running:
+                self._advance(events)
         except OpenTarError as error:
-            failed: list[Event] = [Failed(one.job.ticket, error) for one in self._running]
+            events += [Failed(one.job.ticket, error) for one in self._running]
             self._let_go(list(self._running))
-            return failed
         except BaseException:
             # Ctrl-C, or out of memory between two ids: slots may differ by one, so nobody goes on with them.
             self._let_go(list(self._running))
             raise
+        return events
 
     def run(self, requests: Sequence[Request]) -> Iterator[Event]:
         """Submit requests and yield their events to the end; tickets count up in the order given.
@@ -153,16 +155,23 @@ class Engine:
             raise
         self._running += fresh
 
-    def _advance(self) -> list[Event]:
-        """One id of every request that runs."""
+    def _advance(self, events: list[Event]) -> None:
+        """One id of every request that runs; `events` takes what happens, so that an error loses none of it."""
         rows: dict[int, Tensor] = {}
+        drawn: dict[int, int | OpenTarError] = {}
         for ids, those in by_ids(self._running).items():
             logits_SV = self.backend.logits([slot for one in those for slot in one.slots], ids)
             own = logits_SV.split([len(one.slots) for one in those])
             for one, logits in zip(those, own, strict=True):
-                if (row := one.row(logits)) is not None:
+                try:
+                    row = one.row(logits)
+                except OpenTarError as error:
+                    # There may be no slot left for a choice.
+                    drawn[one.job.ticket] = error
+                    continue
+                if row is not None:
                     rows[one.job.ticket] = row
-        drawn, events = self._draw(rows), list[Event]()
+        drawn |= self._draw(rows)
         for one in list(self._running):
             found = drawn.get(one.job.ticket, 0)
             if isinstance(found, OpenTarError):
@@ -175,7 +184,6 @@ class Engine:
         if self._running:
             slots = [slot for one in self._running for slot in one.slots]
             self.backend.extend(slots, [[token] for one in self._running for token in one.following])
-        return events
 
     def _draw(self, rows: dict[int, Tensor]) -> dict[int, int | OpenTarError]:
         """What is drawn from the row of each ticket; an error where a row holds no numbers."""

@@ -132,7 +132,9 @@ class _Choosing(Running):
             self._logs[choice] += float(logs_SV[slot, choices[choice][place]])
         going = [choice for choice in self._open if len(choices[choice]) > place + 1]
         if place == 0:
-            self.slots += [self.backend.fork(self.slots[0]) for _ in going[1:]]
+            for _ in going[1:]:
+                # One by one: where no slot is left, those that were made can be given back.
+                self.slots.append(self.backend.fork(self.slots[0]))
         else:
             kept = [self.slots[self._open.index(choice)] for choice in going]
             self.backend.close([slot for slot in self.slots if slot not in kept])
