@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -95,21 +96,26 @@ class LlamaCppBackend:
         if self._model.rows != config.table_rows:
             told = f"{shown(path)} has {self._model.rows} rows instead of {config.table_rows}"
             raise WeightsError(f"{told}; get it again")
-        self._begin(cells, slots)
+        self._slots, self._first_cells = slots, cells
+        self._begin()
 
-    def _begin(self, cells: int, slots: int) -> None:
-        self._slots = slots
-        self._sequences = LlamaSequences(
-            self._model, cells=cells, slots=slots, batch=BATCH, threads=torch.get_num_threads()
-        )
-        self._free = set(range(slots))
+    def _begin(self) -> None:
+        self._free = set(range(self._slots))
         self._lengths: dict[int, int] = {}
         self._last: dict[int, Tensor] = {}
+
+    @cached_property
+    def _sequences(self) -> LlamaSequences:
+        # Made when the first ids come: a backend that only lends its weights to others needs no cache.
+        return LlamaSequences(
+            self._model, cells=self._first_cells, slots=self._slots, batch=BATCH, threads=torch.get_num_threads()
+        )
 
     def again(self) -> LlamaCppBackend:
         """Another backend with the same weights and slots of its own."""
         other = copy(self)
-        other._begin(_rounded(min(FIRST_CELLS, self._slots * self.config.max_length)), self._slots)
+        other.__dict__.pop("_sequences", None)
+        other._begin()
         return other
 
     def open(self, count: int) -> list[int]:
