@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -17,6 +17,7 @@ from opentar.core.errors import ModelError, PromptError
 from opentar.core.progress import Progress
 from opentar.engine.events import CodeDrawn, Done, Failed
 from opentar.engine.request import Codes, Request, Sampling
+from opentar.tokens_to_image.previews import with_previews
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,11 +54,19 @@ class Drawing:
     """Its place among the pictures of the prompt, from 0."""
 
 
-class Steps:
-    """Joins the steps of several batches into one count for each kind of work: "codes" and "picture"."""
+Previews = Callable[[list[Image.Image]], object]
+"""Takes the pictures of a batch as they stand, while they are painted."""
 
-    def __init__(self, callback: Progress | None, batches: int = 1) -> None:
+
+class Steps:
+    """Joins the steps of several batches into one count for each kind of work, "codes" and "picture".
+
+    `previews`: who looks on meanwhile.
+    """
+
+    def __init__(self, callback: Progress | None, batches: int = 1, previews: Previews | None = None) -> None:
         self._callback, self._batches, self._done = callback, batches, 0
+        self.previews = previews
 
     def step(self, work: str, step: int, total: int) -> None:
         """One more step of this batch."""
@@ -121,10 +130,11 @@ def draw(
     settings: DrawSettings,
     made_by: dict[str, str],
     callback: Progress | None,
+    previews: Previews | None,
 ) -> Iterator[Image.Image]:
     """The pictures, `engine.batch` of them at a time; `info` of each says how to repeat it, and `made_by`."""
     size = engine.batch
-    steps = Steps(callback, batches=-(-len(planned) // size))
+    steps = Steps(callback, -(-len(planned) // size), previews)
     for start in range(0, len(planned), size):
         batch = planned[start : start + size]
         codes_BN = _codes(engine, [one.request for one in batch], steps)
@@ -169,17 +179,23 @@ def paint(
 
         assert isinstance(detokenizer, ARDetokenizer), settings
         decode = partial(detokenizer.decode, passes=NAMED[settings.passes])
+
+    def told(step: int, total: int, _: Callable[[], Tensor]) -> None:
+        steps.step("picture", step, total)
+
+    show = steps.previews
+    callback = told if show is None else with_previews(lambda pixels: show(_pictures(pixels)), told)
     pixels_B3HW = decode(
-        features_BND,
-        seed=seeds,
-        guidance=settings.detok_guidance,
-        steps=settings.steps,
-        callback=lambda step, total, _: steps.step("picture", step, total),
+        features_BND, seed=seeds, guidance=settings.detok_guidance, steps=settings.steps, callback=callback
     )
     if not bool(torch.isfinite(pixels_B3HW).all()):
         raise ModelError(
             f"the de-tokenizer {settings.detok} computed NaN or infinity: its weights or its config are damaged, "
             "or numbers were too large for their type; load it in float32"
         )
+    return _pictures(pixels_B3HW)
+
+
+def _pictures(pixels_B3HW: Tensor) -> list[Image.Image]:
     bytes_BHW3 = pixels_B3HW.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in bytes_BHW3]

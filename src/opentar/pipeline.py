@@ -25,7 +25,7 @@ from opentar.checkpoints.find import find_model
 from opentar.checkpoints.parts import ModelParts
 from opentar.checkpoints.settings import MAX_ANSWER, MAX_PICTURES, MAX_SEED, check_range
 from opentar.core.remarks import warn_caller
-from opentar.drawing import DrawOptions, Steps, draw, paint, plan, settings_of, texts
+from opentar.drawing import DrawOptions, Previews, Steps, draw, paint, plan, settings_of, texts
 from opentar.engine.backends.choose import choose_engine, opener
 from opentar.engine.engine import BATCH, Engine
 from opentar.engine.pixels import encode_all, encode_picture
@@ -139,6 +139,7 @@ class Tar:
         n: int = 1,
         seed: int = 0,
         callback_on_step_end: Progress | None = None,
+        callback_on_preview: Previews | None = None,
         **options: Unpack[DrawOptions],
     ) -> list[Image.Image]:
         """Draw `n` pictures of each prompt.
@@ -152,6 +153,8 @@ class Tar:
             n: pictures per prompt, 1 to 1000.
             seed: of the first picture, from 0.
             callback_on_step_end: called as (work, step, total); the works are "codes" and "picture".
+            callback_on_preview: called with the pictures of a batch as they stand, at most once a second while they are
+                painted; looking costs a fifth of the time at most.
             scale: index of the code grid, 0 (finest) to 2 (coarsest).
             detok: "diffusion" or "ar".
             guidance: of the language model over codes, 1 (none) to 50.
@@ -169,7 +172,15 @@ class Tar:
             PromptError: empty, wordless or too long prompts, or ones that are not text.
             ConfigError, ModelError: an option out of range, an unknown scale or de-tokenizer.
         """
-        return list(self.generate_iter(prompt, n=n, seed=seed, callback_on_step_end=callback_on_step_end, **options))
+        pictures = self.generate_iter(
+            prompt,
+            n=n,
+            seed=seed,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_preview=callback_on_preview,
+            **options,
+        )
+        return list(pictures)
 
     def generate_iter(
         self,
@@ -179,6 +190,7 @@ class Tar:
         seed: int = 0,
         batch_size: int = BATCH,
         callback_on_step_end: Progress | None = None,
+        callback_on_preview: Previews | None = None,
         **options: Unpack[DrawOptions],
     ) -> Iterator[Image.Image]:
         """Draw as `generate` does, and give the pictures one by one: each batch when it is done, the next when asked.
@@ -198,7 +210,15 @@ class Tar:
         # Loaded before anything is drawn: damaged weights are told at once.
         self.parts.detokenizer(settings.detok)
         self._warn_of_unknown_words(prompts, "prompt")
-        return draw(self.parts, self.engine(batch_size), planned, settings, self._made_by, callback_on_step_end)
+        return draw(
+            self.parts,
+            self.engine(batch_size),
+            planned,
+            settings,
+            self._made_by,
+            callback_on_step_end,
+            callback_on_preview,
+        )
 
     def engine(self, batch: int | None = None) -> Engine:
         """An engine over the language model that runs up to `batch` requests side by side; None is BATCH."""
@@ -288,6 +308,7 @@ class Tar:
         fit: str | None = None,
         seed: int = 0,
         callback_on_step_end: Progress | None = None,
+        callback_on_preview: Previews | None = None,
         **options: Unpack[DrawOptions],
     ) -> Image.Image:
         """Encode a picture and decode it again: the square that the model sees.
@@ -305,7 +326,9 @@ class Tar:
         settings = settings_of(self.parts.config, options)
         self.parts.detokenizer(settings.detok)
         codes_1N = encode_picture(self.parts, image, (self.parts.vocab.scale(settings.scale),), fit)[0]
-        picture = paint(self.parts, codes_1N, [seed], settings, Steps(callback_on_step_end))[0]
+        picture = paint(
+            self.parts, codes_1N, [seed], settings, Steps(callback_on_step_end, previews=callback_on_preview)
+        )[0]
         painted = ("scale", "detok", "detok_guidance", "steps", "passes")
         told = {"seed": seed, "fit": fit or self.parts.config.fit}
         picture.info.update(texts(told | {name: getattr(settings, name) for name in painted}) | self._made_by)

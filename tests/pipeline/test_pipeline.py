@@ -1,6 +1,7 @@
 """The three machines together, on the tiny model: repeatable, batched, lazy, and with every setting in the picture."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from opentar.checkpoints.settings import DrawSettings
 from opentar.core.errors import ConfigError, ImageError, ModelError, OutputError, PromptError
 from opentar.image_to_tokens.preprocess import to_pixels
 from opentar.pipeline import UnknownWordsWarning
+from opentar.tokens_to_image.previews import with_previews
 
 PROMPT = "three red apples on a light blue background"
 
@@ -286,6 +288,22 @@ def prompts_read(tar, monkeypatch):
         tar.parts.language.builder, "reading", lambda codes, text: built.append((codes, text)) or read(codes, text)
     )
     return built
+
+
+@pytest.mark.parametrize("detok", ["diffusion", "ar"])
+def test_pictures_can_be_looked_at_while_they_are_painted(tar, monkeypatch, detok):
+    plain = tar.generate(PROMPT, n=2, detok=detok)
+    looks, steps = [], []
+    monkeypatch.setattr("opentar.drawing.with_previews", partial(with_previews, seconds=0))
+    told = lambda *step: steps.append(step)  # noqa: E731
+    looked = tar.generate(PROMPT, n=2, detok=detok, callback_on_preview=looks.append, callback_on_step_end=told)
+    assert [one.tobytes() for one in looked] == [one.tobytes() for one in plain]
+    assert looks and all([one.size for one in look] == [one.size for one in plain] for look in looks)
+    assert looks[0][0].tobytes() != plain[0].tobytes()
+    assert steps[-1][0] == "picture" and steps[-1][1] == steps[-1][2]
+    looks.clear()
+    tar.reconstruct(plain[0], detok=detok, callback_on_preview=looks.append)
+    assert looks
 
 
 def test_several_pictures_in_one_prompt_each_at_its_own_scale(tar, prompts_read):
