@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import shutil
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from opentar.core.errors import ModelError
+from opentar.checkpoints.find import find_model
+from opentar.core.errors import ConfigError, ModelError
 from opentar.image_to_tokens import openvino_tower
 from opentar.image_to_tokens.encoder import VisionConfig, VisionEncoder
-from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
+from opentar.image_to_tokens.ta_tok import TOWERS, TATok, TATokConfig
+from opentar.vocab import Vocab
+
+pytest.importorskip("openvino", reason="pip install 'opentar[openvino]'")
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +56,6 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_equals_torch(kind: str) -> None:
-    pytest.importorskip("openvino")
     encoder = encoder_of(**KINDS[kind])
     if kind == "bfloat16":
         encoder.bfloat16()
@@ -66,7 +70,6 @@ def test_float32_equals_torch(kind: str) -> None:
 def test_what_is_kept_serves_its_own_part_only(
     config: TATokConfig, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("openvino")
     built: list[bool] = []
     graph = openvino_tower.tower_graph
     monkeypatch.setattr(
@@ -111,7 +114,57 @@ def test_what_is_kept_serves_its_own_part_only(
 
 
 def test_an_activation_that_is_not_known() -> None:
-    pytest.importorskip("openvino")
     silu = encoder_of(activation="silu")
     with pytest.raises(ModelError, match="no activation 'silu'"):
         openvino_tower.OpenVINOTower(silu, "float32")
+
+
+@pytest.fixture(scope="module")
+def nano() -> TATok:
+    return TATok.from_folder(find_model("nano") / "ta_tok")
+
+
+@pytest.fixture
+def drawn(nano: TATok) -> torch.Tensor:
+    size = nano.config.vision.image_size
+    smooth = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    return torch.nn.functional.interpolate(smooth, size=(size, size), mode="bilinear")
+
+
+@torch.no_grad()
+def test_float32_gives_the_features_of_torch(nano: TATok, drawn: torch.Tensor) -> None:
+    tower = openvino_tower.OpenVINOTower(nano.encoder, "float32")
+    wanted = nano.encoder(drawn)
+    torch.testing.assert_close(tower(drawn), wanted, atol=2e-3, rtol=2e-3)
+    assert torch.equal(tower(drawn)[1], tower(drawn[1:2])[0]), "alone and beside others"
+    assert tower(drawn[:0]).shape == (0, *wanted.shape[1:])
+
+
+def test_codes_of_each_tower(nano: TATok, drawn: torch.Tensor) -> None:
+    scale = Vocab(text_size=8, codebook_size=4096, grid_side=12).scale(1)
+    wanted = nano.encode(drawn, scale)
+    shares = {}
+    for name in TOWERS:
+        tokenizer = TATok.from_folder(find_model("nano") / "ta_tok", tower=name)
+        shares[name] = float((tokenizer.encode(drawn, scale) == wanted).float().mean())
+    assert shares["torch"] == 1 and shares["openvino-float32"] > 0.98
+    assert shares["openvino-bfloat16"] > 0.7 and shares["openvino-int8"] > 0.7, shares
+
+
+def test_wrong_asks_are_told(nano: TATok, drawn: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="'int4' is unknown; use float32, bfloat16, int8"):
+        openvino_tower.OpenVINOTower(nano.encoder, "int4")
+    with pytest.raises(ConfigError, match="'openvino' is unknown; use torch, openvino-float32"):
+        TATok.from_folder(find_model("nano") / "ta_tok", tower="openvino")
+    with pytest.raises(ConfigError, match="the encoder takes"):
+        openvino_tower.OpenVINOTower(nano.encoder, "float32")(drawn[..., :-1])
+    real = builtins.__import__
+
+    def missing(name, *given, **more):
+        if name == "openvino":
+            raise ImportError(name)
+        return real(name, *given, **more)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ModelError, match=r"pip install 'opentar\[openvino\]'"):
+        openvino_tower.OpenVINOTower(nano.encoder, "float32")

@@ -248,10 +248,10 @@ class ARDetokenizer(nn.Module):
 
     def save(self, folder: str | Path, storage: str = "float32") -> None:
         """Write transformer/, canvas/, config.json and manifest.json, all or nothing."""
-        with atomic_folder(Path(folder)) as stage:
-            self.transformer.save(stage / "transformer", storage)
-            self.canvas.save(stage / "canvas", storage)
-            write_settings(stage, "ar", {"canvas": "vqgan" if isinstance(self.canvas, VQGAN) else "latent"})
+        with atomic_folder(Path(folder)) as unfinished:
+            self.transformer.save(unfinished / "transformer", storage)
+            self.canvas.save(unfinished / "canvas", storage)
+            write_settings(unfinished, "ar", {"canvas": "vqgan" if isinstance(self.canvas, VQGAN) else "latent"})
 
     @classmethod
     def from_folder(cls, folder: str | Path, dtype: LoadDtype = "stored") -> ARDetokenizer:

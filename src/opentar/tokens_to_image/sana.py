@@ -219,14 +219,14 @@ class SanaDetokenizer(nn.Module):
             "transformer": ["diffusers", type(self.transformer).__name__],
             "vae": ["diffusers", type(self.vae).__name__],
         }
-        with atomic_folder(Path(folder)) as stage:
+        with atomic_folder(Path(folder)) as unfinished:
             for name in ("transformer", "vae"):
-                getattr(self, name).save_pretrained(stage / name, safe_serialization=True)
-            self.scheduler.save_pretrained(stage / "scheduler")
-            (stage / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+                getattr(self, name).save_pretrained(unfinished / name, safe_serialization=True)
+            self.scheduler.save_pretrained(unfinished / "scheduler")
+            (unfinished / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
             if self.negative_LD is not None:
-                write_tensors(stage, {NEGATIVE_NAME: self.negative_LD}, "float32", stem=NEGATIVE_NAME)
-            write_settings(stage, "sana", to_dict(self.config))
+                write_tensors(unfinished, {NEGATIVE_NAME: self.negative_LD}, "float32", stem=NEGATIVE_NAME)
+            write_settings(unfinished, "sana", to_dict(self.config))
 
     @classmethod
     def from_folder(
