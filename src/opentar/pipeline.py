@@ -220,9 +220,12 @@ class Tar:
             callback_on_preview,
         )
 
-    def engine(self, batch: int | None = None) -> Engine:
-        """An engine over the language model that runs up to `batch` requests side by side; None is BATCH."""
-        return Engine(self._open_backend(), self.parts.builder, BATCH if batch is None else batch)
+    def engine(self, batch: int | None = None, *, keep: bool = True) -> Engine:
+        """An engine over the language model that runs up to `batch` requests side by side; None is BATCH.
+
+        `keep` as in `Engine`: keep pictures for further questions about them.
+        """
+        return Engine(self._open_backend(), self.parts.builder, BATCH if batch is None else batch, keep)
 
     @cached_property
     def _open_backend(self) -> Callable[[], Backend]:

@@ -73,6 +73,8 @@ class ReadSettings:
     """Longest answer."""
     describe: str = "What is in the picture?"
     """The question behind `describe`."""
+    describe_zh: str = "图中有什么？"
+    """The same in Chinese, for captions in Chinese."""
 
     def __post_init__(self) -> None:
         check_range("max_new_tokens", self.max_new_tokens, 1, MAX_ANSWER, whole=True)

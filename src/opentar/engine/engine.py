@@ -36,10 +36,12 @@ class Engine:
         backend: runs the language model.
         builder: makes ids of conversations.
         batch: most requests side by side.
+        keep: keep the pictures of prompts for further questions about them. Each is then read by itself; without it
+            prompts are read together, which is faster where no picture comes twice.
     """
 
-    def __init__(self, backend: Backend, builder: PromptBuilder, batch: int = BATCH) -> None:
-        self.backend, self.builder, self.batch = backend, builder, batch
+    def __init__(self, backend: Backend, builder: PromptBuilder, batch: int = BATCH, keep: bool = True) -> None:
+        self.backend, self.builder, self.batch, self.keep = backend, builder, batch, keep
         self._tickets = count()
         self._waiting: deque[Job] = deque()
         self._running: list[Running] = []
@@ -145,7 +147,7 @@ class Engine:
         try:
             for one in fresh:
                 for prompt in one.prompts:
-                    cut = picture_end(prompt, self.backend.config)
+                    cut = picture_end(prompt, self.backend.config) if self.keep else 0
                     kept = self._beginnings.slot(prompt[:cut]) if cut else None
                     one.slots += self.backend.open(1) if kept is None else [self.backend.fork(kept)]
                     rests.append(prompt[cut:])
