@@ -34,7 +34,7 @@ def test_captions_are_those_of_describe_whatever_the_batch(tar: Tar) -> None:
     for batch in (1, 5, 32):
         found = list(captions(tar, pictures, batch_size=batch))
         assert [one.text for one in found] == alone, batch
-        assert [(one.index, one.width, one.height) for one in found] == [(n, 9 + n, 20) for n in range(13)]
+        assert [(one.index, one.width, one.height) for one in found] == [(n, 60 + n, 60) for n in range(13)]
 
 
 def test_what_is_asked_changes_what_is_said(tar: Tar) -> None:
@@ -50,10 +50,13 @@ def test_what_is_asked_changes_what_is_said(tar: Tar) -> None:
             "short": {"max_new_tokens": 2},
         }.items()
     }
-    assert all(texts != said["default"] for name, texts in said.items() if name != "default")
+    assert all(said[name] != said["default"] for name in ("question", "chinese", "short"))
     asked = tar.parts.config.defaults.read
+    assert said["question"] == [tar.ask(picture, "What color is the background?") for picture in pictures]
     assert said["chinese"] == [tar.ask(picture, asked.describe_zh) for picture in pictures]
     assert said["scale"] == [tar.describe(picture, scale=2) for picture in pictures]
+    assert said["fit"] == [tar.describe(picture, fit="letterbox") for picture in pictures]
+    assert said["short"] == [tar.ask(picture, asked.describe, max_new_tokens=2) for picture in pictures]
 
 
 def test_a_picture_that_cannot_be_read_stops_no_other(tar: Tar) -> None:
@@ -69,27 +72,28 @@ def test_a_picture_that_cannot_be_read_stops_no_other(tar: Tar) -> None:
 
 def test_few_pictures_are_held(tiny: Tar) -> None:
     """Ten times the pictures, and no more of them alive or taken ahead."""
-    most: dict[int, tuple[int, int]] = {}
     for count in (30, 300):
-        alive: weakref.WeakSet[Image.Image] = weakref.WeakSet()
-        taken = told = held = ahead = 0
+        seen = {"taken": 0, "let go": 0, "told": 0, "held": 0, "ahead": 0}
 
-        def pictures(count: int = count, alive: weakref.WeakSet[Image.Image] = alive) -> Iterator[Image.Image]:
-            nonlocal taken
+        def let_go(seen: dict[str, int] = seen) -> None:
+            seen["let go"] += 1
+
+        def pictures(count: int = count, seen: dict[str, int] = seen, let_go: object = let_go) -> Iterator[Image.Image]:
             for shade in range(count):
                 picture = Image.new("RGB", (6, 6), (shade % 256, 0, 0))
-                alive.add(picture)
-                taken += 1
+                weakref.finalize(picture, let_go)
+                seen["taken"] += 1
                 yield picture
 
         for _ in captions(tiny, pictures(), batch_size=4):
-            told += 1
-            held, ahead = max(held, len(alive)), max(ahead, taken - told)
+            seen["told"] += 1
+            seen["held"] = max(seen["held"], seen["taken"] - seen["let go"])
+            seen["ahead"] = max(seen["ahead"], seen["taken"] - seen["told"])
         gc.collect()
-        assert (taken, told, len(alive)) == (count, count, 0)
-        most[count] = held, ahead
-    # Two groups of half a batch wait to be encoded; the window is four batches.
-    assert all(held <= 4 + 2 and ahead <= 16 for held, ahead in most.values()), most
+        assert seen["taken"] == seen["told"] == seen["let go"] == count
+        # Two groups of half a batch wait to be encoded, and the window is four batches.
+        assert 1 <= seen["held"] <= 2 * 2 + 2, seen
+        assert seen["ahead"] <= 4 * 4, seen
 
 
 def test_who_stops_listening_leaves_nothing_running(tar: Tar) -> None:
