@@ -33,7 +33,7 @@ def test_help_and_version_load_no_torch():
 
 
 def test_drawing_and_asking_load_no_large_libraries():
-    """Each takes a second and more of every start; torch's compiler comes with the first random number without memory."""
+    """Each takes a second or more; torch's compiler comes with the first random number without memory."""
     code = (
         "import sys; from opentar import Tar; tar = Tar.from_pretrained('nano');"
         "tar.ask(tar.generate('a red apple')[0], 'What is it?');"

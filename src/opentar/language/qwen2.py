@@ -141,7 +141,7 @@ class Qwen2Body(nn.Module):
         self.rotary_emb = Rotary(config.head_size, config.rope_theta)
 
     def forward(self, ids_BT: Tensor, mask: Tensor | None) -> Tensor:
-        """Hidden states (B, T, H) after the final norm of int64 ids that begin at position 0; mask as in `Attention`."""
+        """Hidden states (B, T, H) after the final norm; int64 ids from position 0 on, mask as in `Attention`."""
         x_BTH = self.embed_tokens(ids_BT)
         positions_1T = torch.arange(ids_BT.shape[1], device=ids_BT.device)[None]
         cos, sin = (part[:, None] for part in self.rotary_emb(x_BTH, positions_1T))
