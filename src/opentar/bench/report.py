@@ -36,8 +36,8 @@ def as_dict(report: Report, device: str) -> dict[str, Any]:
 def lines(report: Report, device: str) -> list[str]:
     """The report as Markdown: the machine, the table, what was left out."""
     told = [f"{report.facts.name} on {device}, {processor()}, {cores()} cores, {platform.system()}"]
-    told.append("path     " + ", ".join(f"{name} {value}" for name, value in path_taken().items()))
     told += [f"limits   {text}" for text in _limits(report.limits)]
+    told.append("path     " + ", ".join(f"{name} {value}" for name, value in path_taken().items()))
     told += [f"baseline {FLOW}", ""]
     told += table(report.rows)
     if any(row.target for row in report.rows):
