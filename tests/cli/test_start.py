@@ -32,9 +32,15 @@ def test_help_and_version_load_no_torch():
         assert name in result.stdout
 
 
-def test_the_pipeline_loads_no_transformers():
-    """They take longer than all the rest, and only the language model needs them."""
-    result = _python("import sys; from opentar import Tar; sys.exit('transformers' in sys.modules)")
+def test_drawing_and_asking_load_no_large_libraries():
+    """Each takes a second or more; torch's compiler comes with the first random number without memory."""
+    code = (
+        "import sys; from opentar import Tar; tar = Tar.from_pretrained('nano');"
+        "tar.ask(tar.generate('a red apple')[0], 'What is it?');"
+        "heavy = [m for m in ('transformers', 'diffusers', 'scipy', 'sympy', 'torch._dynamo') if m in sys.modules];"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    result = _python(code)
     assert result.returncode == 0, result.stderr
 
 

@@ -26,7 +26,7 @@ def model(request: pytest.FixtureRequest) -> TarLanguageModel:
 
 @torch.no_grad()
 def whole(model: TarLanguageModel, ids: Sequence[int]) -> Tensor:
-    """By the transformers model, without slots."""
+    """In one pass, without slots."""
     return model.head(model.hidden(torch.tensor([list(ids)]))[0, -1], TOKENS)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import Qwen2ForCausalLM
 
 import sequences
 from opentar.checkpoints.convert.quantizing import quantize_model
@@ -41,10 +42,18 @@ def backend(files: dict[str, Path], language: Language) -> LlamaCppBackend:
     return LlamaCppBackend(files["f32"], language.model.config)
 
 
+def theirs(language: Language) -> Qwen2ForCausalLM:
+    """The same weights in transformers' own model."""
+    model = Qwen2ForCausalLM(language.model.config.qwen())
+    model.load_state_dict(language.model.qwen.state_dict())
+    return model.eval()
+
+
 @torch.no_grad()
 def whole(language: Language, ids: Sequence[int]) -> Tensor:
     """Logits (rows,) of the next id, by transformers in one pass without a cache."""
-    return language.model.qwen(torch.tensor([list(ids)])).logits[0, -1]
+    logits: Tensor = theirs(language)(torch.tensor([list(ids)])).logits[0, -1]
+    return logits
 
 
 def every(language: Language) -> range:
@@ -80,12 +89,12 @@ def test_logits_are_those_of_torch(files: dict[str, Path], language: Language, t
 
 @torch.no_grad()
 def drawn_by_torch(language: Language, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
-    vocab, found = language.model.vocab, []
+    vocab, found, model = language.model.vocab, [], theirs(language)
     for prompt in prompts:
         ids, cache = torch.tensor([list(prompt)]), None
         said: list[int] = []
         for _ in range(count):
-            output = language.model.qwen(ids, past_key_values=cache, use_cache=True)
+            output = model(ids, past_key_values=cache, use_cache=True)
             cache = output.past_key_values
             said.append(int(output.logits[0, -1, vocab.first_code : vocab.size].argmax()) + vocab.first_code)
             ids = torch.tensor([[said[-1]]])
@@ -263,7 +272,7 @@ def test_gaps_between_positions_are_taken(files: dict[str, Path], language: Lang
     arrays = (np.array(values, np.int32) for values in (ids, positions, [0] * 4))
     assert sequences.decode(*arrays, np.array([0, 0, 0, 1], np.int8)) == 0
     with torch.no_grad():
-        wanted = language.model.qwen(torch.tensor([ids]), position_ids=torch.tensor([positions])).logits[0, -1]
+        wanted = theirs(language)(torch.tensor([ids]), position_ids=torch.tensor([positions])).logits[0, -1]
     near(torch.from_numpy(sequences.logits(3).copy()), wanted)
 
 

@@ -18,6 +18,7 @@ HEAD = ("work", "engine", "exact", "s", "baseline s", "ratio", "tokens/s", "of l
 def as_dict(report: Report, device: str) -> dict[str, Any]:
     """The whole report, ready for JSON: model, size, device, machine, baseline, rows, works, skipped, interrupted."""
     machine: dict[str, Any] = {"cores": cores(), "processor": processor(), "system": platform.system()}
+    machine["path"] = path_taken()
     machine["measured"] = [limits.to_dict() for limits in report.limits]
     return {
         "model": report.facts.name,
@@ -36,6 +37,7 @@ def lines(report: Report, device: str) -> list[str]:
     """The report as Markdown: the machine, the table, what was left out."""
     told = [f"{report.facts.name} on {device}, {processor()}, {cores()} cores, {platform.system()}"]
     told += [f"limits   {text}" for text in _limits(report.limits)]
+    told.append("path     " + ", ".join(f"{name} {value}" for name, value in path_taken().items()))
     told += [f"baseline {FLOW}", ""]
     told += table(report.rows)
     if any(row.target for row in report.rows):
@@ -69,6 +71,22 @@ def processor() -> str:
     except OSError:
         names = []
     return next((name for name in names if name), platform.processor() or platform.machine())
+
+
+def path_taken() -> dict[str, str]:
+    """What this processor computes with, in words: instructions, bfloat16, whole numbers, threads."""
+    import torch
+
+    from opentar.core.device import has_bf16_cpu
+    from opentar.nn.quantized import exact_levels
+
+    levels = exact_levels()
+    return {
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16": "in hardware" if has_bf16_cpu() else "emulated",
+        "int8": f"packed, {levels} levels a side" if levels else "plain",
+        "threads": str(torch.get_num_threads()),
+    }
 
 
 def _cells(row: Row) -> tuple[str, ...]:

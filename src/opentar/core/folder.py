@@ -211,11 +211,10 @@ def assemble(
     Raises:
         WeightsError: a name or a shape does not fit.
     """
-    import torch
-
+    from opentar.core.blank import blank
     from opentar.core.bounds import bounded_by
 
-    with torch.device("meta"), bounded_by([tensor.numel() for tensor in state.values()], where):
+    with blank(), bounded_by([tensor.numel() for tensor in state.values()], where):
         module = build()
     _check_fit(module, state, where)
     own = module.state_dict()

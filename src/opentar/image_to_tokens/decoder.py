@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.activations import ACT2FN
 
 from opentar.core.bounds import EPS, LAYERS, SIDE, SIZE, within
 from opentar.core.errors import ConfigError, shown
-from opentar.image_to_tokens.encoder import ATTENTION, transformer_layer
+from opentar.image_to_tokens.layers import ATTENTION, check_activation, transformer_layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +57,7 @@ class DecoderConfig:
             raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; change one")
         if self.attention not in ATTENTION:
             raise ConfigError(f"attention is {shown(self.attention)}; choose one of {', '.join(ATTENTION)}")
-        if self.activation not in ACT2FN:
-            raise ConfigError(
-                f"activation is {shown(self.activation)}; choose one of transformers', such as relu or gelu"
-            )
+        check_activation(self.activation)
 
 
 class FeatureDecoder(nn.Module):
@@ -118,7 +114,7 @@ class FeatureDecoder(nn.Module):
         x_BND = self.rows_in(rows_BNC.to(self.position_PD.dtype))
         x_BND = x_BND + resize_positions(self.position_PD, side).to(x_BND.dtype)
         for layer in self.layers:
-            x_BND = layer(x_BND, None)
+            x_BND = layer(x_BND)
         return self.task_layer(self.post_layernorm(x_BND))
 
     def rows_in(self, rows_BNC: torch.Tensor) -> torch.Tensor:

@@ -15,17 +15,10 @@ from typing import Literal
 
 import torch
 from torch import nn
-from transformers import SiglipVisionConfig
-from transformers.activations import ACT2FN
-from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from opentar.core.bounds import EPS, LAYERS, SIDE, SIZE, Range, within
 from opentar.core.errors import ConfigError, shown
-from opentar.image_to_tokens import attention
-
-# Plain softmax(QK^T)V trains 1.3-1.6x faster than scaled_dot_product_attention at 36-144 tokens on a CPU
-# (the backward of the latter is slow there); at 729 tokens and without gradients sdpa needs far less memory.
-ATTENTION = {"sdpa": attention.NAME, "matmul": "eager"}
+from opentar.image_to_tokens.layers import ATTENTION, check_activation, made, transformer_layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +65,11 @@ class VisionConfig:
             raise ConfigError(
                 f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; change one of them"
             )
-        choices = {"stem": ("patch", "conv"), "attention": tuple(ATTENTION), "norm": ("none", "group")}
+        choices = {"stem": ("patch", "conv"), "attention": ATTENTION, "norm": ("none", "group")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is {shown(getattr(self, name))}; choose one of {', '.join(allowed)}")
-        if self.activation not in ACT2FN:
-            raise ConfigError(
-                f"activation is {shown(self.activation)}; choose one that transformers knows, such as relu or gelu"
-            )
+        check_activation(self.activation)
         if self.stem == "conv":
             self._check_stem()
         elif self.stem_widths or self.stem_strides or self.stem_blocks or self.norm != "none":
@@ -131,7 +121,7 @@ class ConvBlock(nn.Module):
     def __init__(self, width: int, activation: str, norm: str, norm_eps: float) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(math.gcd(8, width), width, eps=norm_eps) if norm == "group" else nn.Identity()
-        self.activation = ACT2FN[activation]
+        self.activation = made(activation)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         start_convolution(self.conv1, nonlinearity="relu")
@@ -156,7 +146,7 @@ class ConvStem(nn.Module):
             down = nn.Conv2d(widths[level], widths[level + 1], stride + 2, stride=stride, padding=1)
             start_convolution(down, nonlinearity="linear" if level == 0 else "relu")
             if level:
-                levels.append(ACT2FN[config.activation])
+                levels.append(made(config.activation))
             levels.append(down)
             width = widths[level + 1]
             levels += [ConvBlock(width, config.activation, config.norm, config.norm_eps) for _ in range(blocks)]
@@ -217,7 +207,7 @@ class VisionEncoder(nn.Module):
         cells_BDHW = self.stem(pixels_B3HW.to(self.position_ND.dtype))
         x_BND = cells_BDHW.flatten(2).transpose(1, 2) + self.position_ND.to(cells_BDHW.dtype)
         for layer in self.layers:
-            x_BND = layer(x_BND, None)
+            x_BND = layer(x_BND)
         return self.final_norm(x_BND)
 
 
@@ -245,26 +235,3 @@ def pool_grid(feats_BND: torch.Tensor, pool: int) -> torch.Tensor:
     assert side * side == cells, cells
     grid_BDHW = feats_BND.transpose(1, 2).reshape(batch, width, side, side)
     return nn.functional.avg_pool2d(grid_BDHW, pool, stride=pool).flatten(2).transpose(1, 2)
-
-
-def transformer_layer(
-    *, hidden_size: int, heads: int, mlp_size: int, activation: str, attention: str, norm_eps: float, depth: int
-) -> SiglipEncoderLayer:
-    """transformers' pre-norm layer; `depth` (layers of the whole stack) tames the start of the residual branches."""
-    config = SiglipVisionConfig(
-        hidden_size=hidden_size,
-        num_attention_heads=heads,
-        intermediate_size=mlp_size,
-        hidden_act=activation,
-        layer_norm_eps=norm_eps,
-        attention_dropout=0.0,
-    )
-    config._attn_implementation = ATTENTION[attention]
-    layer = SiglipEncoderLayer(config)
-    for module in layer.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    for branch_end in (layer.self_attn.out_proj, layer.mlp.fc2):
-        branch_end.weight.data.mul_(1.0 / math.sqrt(2.0 * max(depth, 1)))
-    return layer

@@ -1,4 +1,4 @@
-"""The language model: transformers' unmodified Qwen2 over the extended alphabet, and the parts of its head we use.
+"""The language model: an unmodified Qwen2 over the extended alphabet, and the parts of its head we use.
 
 Shapes: B sequences, T positions, H hidden width, K codes, C codebook width.
 What is added to Qwen2 is only what the alphabet asks for: heads over a part of the rows, code rows that start from the
@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Qwen2Config, Qwen2ForCausalLM
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
+from opentar.core.blank import blank
 from opentar.core.bounds import EPS, LAYERS, POSITIONS, SIZE, THETA, bounded_by, within
 from opentar.core.errors import ConfigError, ModelError, WeightsError
 from opentar.language.prompt import IGNORED
+from opentar.language.qwen2 import Qwen2
 from opentar.nn.quantized import rows_of
 from opentar.vocab import Vocab
+
+if TYPE_CHECKING:
+    from transformers import Qwen2Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +113,9 @@ class LanguageConfig:
         return self.vocab.size if self.rows is None else self.rows
 
     def qwen(self) -> Qwen2Config:
-        """The same sizes in transformers' words."""
+        """The same sizes in transformers' words; only for files, its import takes seconds."""
+        from transformers import Qwen2Config
+
         config = Qwen2Config(
             vocab_size=self.table_rows,
             hidden_size=self.hidden,
@@ -142,13 +147,13 @@ class LossParts(NamedTuple):
 
 
 class TarLanguageModel(nn.Module):
-    """Qwen2 with one table for words and codes; `qwen` is the plain transformers model."""
+    """Qwen2 with one table for words and codes; `qwen` has the modules and names of transformers."""
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.config = config
         self.vocab = config.vocab
-        self.qwen = Qwen2ForCausalLM(config.qwen())
+        self.qwen = Qwen2(config)
 
     @classmethod
     def from_state(
@@ -159,7 +164,7 @@ class TarLanguageModel(nn.Module):
         The tensors are taken over, not copied: training the model changes them. Starts in eval mode.
         Raises WeightsError that names missing, unknown and misshapen tensors.
         """
-        with torch.device("meta"), bounded_by([tensor.numel() for tensor in state.values()], where):
+        with blank(), bounded_by([tensor.numel() for tensor in state.values()], where):
             model = cls(config)
         state = dict(state)
         wanted = {name: tuple(tensor.shape) for name, tensor in model.qwen.state_dict().items()}
@@ -170,8 +175,6 @@ class TarLanguageModel(nn.Module):
             raise WeightsError(f"{where} does not fit its config: {wrong}")
         model.qwen.load_state_dict(state, strict=True, assign=True)
         model.qwen.tie_weights()
-        # Rotary frequencies are computed, not stored, so they are the one thing the meta device leaves empty.
-        model.qwen.model.rotary_emb = Qwen2RotaryEmbedding(model.qwen.config)
         return model.eval()
 
     def state(self) -> dict[str, Tensor]:
@@ -200,14 +203,8 @@ class TarLanguageModel(nn.Module):
         seen = ids_BT.shape[1]
         if seen > self.config.max_length:
             raise ModelError(f"{seen} positions were asked for; this model has {self.config.max_length}")
-        output = self.qwen.model(
-            input_ids=ids_BT,
-            # The dict is transformers' way to take a ready mask; it skips a costly general construction per call.
-            attention_mask={"full_attention": self._mask(seen)},
-            position_ids=torch.arange(seen, device=ids_BT.device)[None],
-            use_cache=False,
-        )
-        return output.last_hidden_state
+        hidden_BTH: Tensor = self.qwen.model(ids_BT, self._mask(seen))
+        return hidden_BTH
 
     def _mask(self, seen: int) -> Tensor | None:
         """Additive causal mask (1, 1, T, T), or None where the attention makes its own."""

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import Qwen2ForCausalLM
 
 from opentar.core.bounds import bounded_by
 from opentar.core.errors import ConfigError, WeightsError, shown
@@ -24,6 +23,7 @@ from opentar.core.foreign_files import LANGUAGE, SAFETENSORS, of_file
 from opentar.core.tensors import check_kind, same_numbers
 from opentar.language.model import LanguageConfig
 from opentar.language.published_tokenizer import new_tokens, read_json, tokenizer_json
+from opentar.language.qwen2 import Qwen2
 from opentar.language.tokenizer import TextTokenizer
 
 MODEL_TYPES = ("qwen2", "llava_qwen")
@@ -270,7 +270,7 @@ def _check_places(folder: Path, source: _Source, state: Mapping[str, Tensor], ti
 def _check_shapes(config: LanguageConfig, state: Mapping[str, Tensor], folder: Path) -> None:
     """Compare with a Qwen2 of that config built without memory."""
     with torch.device("meta"), bounded_by([tensor.numel() for tensor in state.values()], str(folder)):
-        expected = {name: tuple(tensor.shape) for name, tensor in Qwen2ForCausalLM(config.qwen()).state_dict().items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in Qwen2(config).state_dict().items()}
     if config.tie:
         expected.pop(_HEAD, None)
     elif _HEAD not in state:

@@ -170,7 +170,7 @@ def _texts(language: Language, kind: torch.dtype, licence: str) -> dict[str, str
     """File name -> content of everything but the weights."""
     model, builder = language
     qwen = {
-        **json.loads(model.qwen.config.to_json_string()),
+        **json.loads(model.config.qwen().to_json_string()),
         "architectures": ["Qwen2ForCausalLM"],
         "torch_dtype": str(kind).removeprefix("torch."),
         # Twice, because readers older than rope_parameters know only this one.

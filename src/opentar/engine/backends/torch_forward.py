@@ -1,6 +1,6 @@
 """One pass of the Qwen2 blocks over the ends of several slots.
 
-The blocks are those of the transformers model; their linear layers, norms and gated MLP are called as they are, so
+The blocks are those of language/qwen2.py; their linear layers, norms and gated MLP are called as they are, so
 quantized or adapted layers work here too. What is written here is what serving adds: keys and values in slots, rows of
 different lengths, and no passing of masks and caches through a dozen calls.
 
@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from opentar.engine.backends.slots import SlotCache
 from opentar.language.model import TarLanguageModel
+from opentar.language.qwen2 import turned
 
 
 class Rows(NamedTuple):
@@ -56,7 +57,7 @@ def forward(model: TarLanguageModel, cache: SlotCache, rows: Rows) -> Tensor:
             part(h_BTH).view(count, width, -1, config.head_size).transpose(1, 2)
             for part in (inner.q_proj, inner.k_proj, inner.v_proj)
         )
-        q, k = _turned(q, cos, sin), _turned(k, cos, sin)
+        q, k = turned(q, cos, sin), turned(k, cos, sin)
         keys, values = cache.keys[number], cache.values[number]
         keys[slots_B[:, None], :, positions_BT] = k.transpose(1, 2)
         values[slots_B[:, None], :, positions_BT] = v.transpose(1, 2)
@@ -90,9 +91,3 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     grouped = q.reshape(count, k.shape[1], -1, size)
     mixed = functional.scaled_dot_product_attention(grouped, k, v, attn_mask=mask)
     return mixed.reshape(count, heads, width, size)
-
-
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions, as in Qwen2: the two halves of a head are turned against each other."""
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat([-second, first], -1) * sin
