@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from opentar.core.errors import ModelError, WeightsError
 from opentar.core.quantization import Packed, dequantize, form_of, quantize
 from opentar.core.storage import read_packed, write_tensors
-from opentar.nn import quantized
+from opentar.nn import int8, quantized
 from opentar.nn.quantized import QuantizedHead, QuantizedLinear, rows_of, swap
 
 
@@ -47,13 +47,13 @@ def _rounded(packed: Packed) -> Tensor:
     return dequantize(packed.values(), packed.scale())
 
 
-@pytest.fixture(params=["packed", "plain"])
+@pytest.fixture(params=["onednn", "fbgemm", "plain"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of multiplying whole numbers."""
-    if request.param == "plain":
-        monkeypatch.setattr(quantized, "exact_levels", lambda: 0)
-    elif not quantized.exact_levels():
-        pytest.skip("this PyTorch has no packed product of whole numbers")
+    """Each way of multiplying whole numbers that this machine has."""
+    found = {kernel.name: kernel for kernel in int8.exact_kernels()}
+    if request.param not in found:
+        pytest.skip(f"{request.param} is missing or inexact here")
+    monkeypatch.setattr(int8, "kernel", lambda: found[request.param])
     return str(request.param)
 
 
@@ -169,7 +169,3 @@ def test_arranged_weights_are_not_saved_silently(tmp_path: Path) -> None:
     swap(net, _stored(tmp_path / "net", net, 8), "net")
     with pytest.raises(ModelError, match="load the folder as float32 first"):
         net.state_dict()
-
-
-def test_the_levels_are_exact_on_this_machine() -> None:
-    assert quantized.exact_levels() in (0, 63, 127)

@@ -10,7 +10,7 @@ Shape suffixes: M rows of the input, K columns (the width of the input), N rows 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -103,13 +103,17 @@ class Int8Product:
 
 @cache
 def kernel() -> Kernel:
-    """The fastest kernel that is exact on this processor. It is tried out, once."""
+    """The fastest kernel that is exact on this processor. They are tried out, once."""
+    return next(exact_kernels())
+
+
+def exact_kernels() -> Iterator[Kernel]:
+    """Kernels that are exact on this processor, the fastest first."""
     if has_vnni() and _exact(ONEDNN):
-        return ONEDNN
-    for levels in (127, 63):
-        if _exact(tried := fbgemm(levels)):
-            return tried
-    return PLAIN
+        yield ONEDNN
+    if packed := next(filter(_exact, (fbgemm(127), fbgemm(63))), None):
+        yield packed
+    yield PLAIN
 
 
 def has_vnni() -> bool:
