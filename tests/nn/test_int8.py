@@ -70,6 +70,27 @@ def test_input_that_is_rounded_once_serves_several_products(monkeypatch: pytest.
     assert torch.equal(product.of(int8.rounded(x, fine=True, kernel=product.kernel)), product(x))
 
 
+def test_the_same_input_is_rounded_once_until_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    product, last = _product(int8.kernel(), monkeypatch, fine=False), int8.LastRounded()
+    x = _input(6, 640).view(2, 3, 640)
+    first = last(x, product)
+    assert last(x, product) is first and first.steps_MK.shape == (6, 640)
+    x[0, 0] = 7.0
+    second = last(x, product)
+    assert second is not first and torch.equal(product.of(second), product(x.flatten(0, 1)))
+    # An equal tensor that is another one, and one that wants 16 bits.
+    assert last(x.clone(), product) is not second
+    fine = _product(int8.kernel(), monkeypatch, fine=True)
+    assert last(x, product).fine is False and last(x, fine).fine is True
+    with torch.inference_mode():
+        y = x + 1
+        seen = last(y, product)
+        y += 1
+        assert not torch.equal(last(y, product).scale_M1, seen.scale_M1)
+    del x, y
+    assert last._kept is None
+
+
 def test_odd_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     for kernel in KERNELS:
         product = _product(kernel, monkeypatch, fine=False, columns=37)

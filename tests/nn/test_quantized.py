@@ -120,6 +120,17 @@ def test_a_head_gives_ranges_and_arranges_only_those_blocks(
     assert float((whole - exact).abs().max()) < 2e-4 * float(exact.abs().max())
 
 
+def test_layers_named_fine_keep_16_bits_of_their_input(tmp_path: Path, path: str) -> None:
+    net = _net()
+    packed = _stored(tmp_path / "net", net, 8)
+    exact = [_rounded(packed[f"layers.{index}.weight"]) for index in range(2)]
+    swap(net, packed, "net", fine=("1",))
+    x = torch.randn(5, 192, generator=torch.Generator().manual_seed(4))
+    expected = x @ exact[1].T
+    assert float((net.layers[1](x) - expected).norm() / expected.norm()) < 2e-4
+    assert f"int8, {path}, fine" in repr(net.layers[1]) and repr(net.layers[0]).endswith(f"int8, {path})")
+
+
 def test_rows_of_an_ordinary_head() -> None:
     head, x = nn.Linear(8, 20, bias=False), torch.randn(2, 8)
     assert torch.equal(rows_of(head, x, range(5, 9)), x @ head.weight[5:9].T)

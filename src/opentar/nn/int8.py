@@ -10,6 +10,7 @@ Shape suffixes: M rows of the input, K columns (the width of the input), N rows 
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -74,6 +75,30 @@ def rounded(x_MK: Tensor, *, fine: bool, kernel: Kernel) -> Rounded:
         # 128 stands for zero. Float to int8 and around by one addition is faster than float to uint8.
         steps = steps.view(torch.uint8).add_(128)
     return Rounded(steps.flatten(0, 1), scale_M1, kernel, fine)
+
+
+class LastRounded:
+    """The rounded form of the input that was seen last: q, k and v, or gate and up, are given the same one in turn."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[weakref.ref[Tensor], int, Rounded] | None = None
+
+    def __call__(self, x: Tensor, product: Int8Product) -> Rounded:
+        """`rounded` of x (..., K), of any type, for this product; kept until another comes, x changes or goes."""
+        # Read once: another thread may put its own there.
+        last = self._kept
+        if last is not None and not x.is_inference():
+            seen, version, kept = last
+            if seen() is x and version == x._version and (kept.kernel, kept.fine) == (product.kernel, product.fine):
+                return kept
+        made = rounded(x.float().flatten(0, -2), fine=product.fine, kernel=product.kernel)
+        if not x.is_inference():
+            # Tensors of inference mode do not count their changes.
+            self._kept = weakref.ref(x, self._forget), x._version, made
+        return made
+
+    def _forget(self, _: object) -> None:
+        self._kept = None
 
 
 class Int8Product:

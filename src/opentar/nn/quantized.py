@@ -1,14 +1,14 @@
 """Linear layers and tables whose weights stay quantized while they compute, by products that stock PyTorch has (CPU).
 
-int8: weights and input are rounded (int8.py). int4: the weights alone are rounded. What lies in the file is arranged once
-for the product (`Packed` holds nothing), so weights are in memory once, in the size of the file.
+int8: weights and input are rounded (int8.py). int4: the weights alone are rounded. What lies in the file is arranged
+once for the product (`Packed` holds nothing), so weights are in memory once, in the size of the file.
 
 Shape suffixes: M rows of the input, K columns (the width of the input), N rows of the weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from opentar.core.errors import ModelError, WeightsError
 from opentar.core.quantization import Packed, group_of
 from opentar.nn.half import product
-from opentar.nn.int8 import Int8Product
+from opentar.nn.int8 import Int8Product, LastRounded
 
 _BLOCK = 1 << 14
 """Most rows of a head that are arranged, and computed, at a time."""
@@ -27,6 +27,7 @@ _MANY = 16
 """From so many rows of the input on, 4-bit weights are turned into bfloat16 by blocks; the ready-made product, which
 does that anew for every few rows, is slower there."""
 _UNPACKED_ROWS = 512
+_LAST = LastRounded()
 
 
 class Product(Protocol):
@@ -76,23 +77,26 @@ class Int4Product:
 class QuantizedLinear(nn.Module):
     """A linear layer of quantized weights; the result has the type of the input."""
 
-    def __init__(self, packed: Packed, bias: Tensor | None) -> None:
+    def __init__(self, packed: Packed, bias: Tensor | None, *, fine: bool = False) -> None:
         super().__init__()
         self.out_features, self.in_features = packed.shape
         self.form = packed.form
         self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
-        self._product = _ready(packed)
+        self._product = _ready(packed, fine)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
-        out = self._product(x.float().flatten(0, -2) if x.ndim != 2 else x.float())
+        made = self._product
+        out = made.of(_LAST(x, made)) if isinstance(made, Int8Product) else made(x.float().flatten(0, -2))
         if self.bias is not None:
             out += self.bias
         return out.view(*x.shape[:-1], self.out_features).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Sizes and form, for printing."""
-        return f"{self.in_features}, {self.out_features}, {self.form}"
+        """Sizes, form and what multiplies whole numbers, for printing."""
+        product = self._product
+        by = f", {product.kernel.name}{', fine' * product.fine}" if isinstance(product, Int8Product) else ""
+        return f"{self.in_features}, {self.out_features}, {self.form}{by}"
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         _refuse_saving()
@@ -170,7 +174,11 @@ def rows_of(head: nn.Module, hidden: Tensor, ids: range) -> Tensor:
 
 
 def swap(
-    module: nn.Module, packed: Mapping[str, Packed], where: str, heads: Mapping[str, Sequence[int]] | None = None
+    module: nn.Module,
+    packed: Mapping[str, Packed],
+    where: str,
+    heads: Mapping[str, Sequence[int]] | None = None,
+    fine: Collection[str] = (),
 ) -> None:
     """Put quantized layers in the place of the linear layers and tables whose weights `packed` names, in place.
 
@@ -179,6 +187,7 @@ def swap(
         packed: name of a weight inside `module` -> the quantized one.
         where: named in errors.
         heads: linear layers of which ranges of rows are asked for -> rows at which blocks shall begin.
+        fine: last names of linear layers whose input keeps 16 bits where their weights have 8.
 
     Raises:
         WeightsError: a weight that is quantized in a way that its layer does not take.
@@ -192,13 +201,14 @@ def swap(
             raise WeightsError(f"{where}: {name} is quantized, but belongs to no linear layer or table; quantize again")
         if weight.form != "int8" and (kind is nn.Embedding or place in heads):
             raise WeightsError(f"{where}: the table {name} is {weight.form}; tables are int8: quantize again")
+        parent, _, own = place.rpartition(".")
         if kind is nn.Embedding:
             made: nn.Module = QuantizedEmbedding(weight)
         elif place in heads:
             made = QuantizedHead(weight, heads[place])
         else:
-            made = QuantizedLinear(weight, layer.bias if isinstance(layer.bias, Tensor) else None)
-        parent, _, own = place.rpartition(".")
+            bias = layer.bias if isinstance(layer.bias, Tensor) else None
+            made = QuantizedLinear(weight, bias, fine=own in fine)
         setattr(module.get_submodule(parent), own, made.eval())
 
 
@@ -210,10 +220,10 @@ def _blocks_of_64() -> bool:
     return torch.equal(torch.cat([held & 15, held >> 4], -1).transpose(1, 2).reshape(128, 64).int(), whole)
 
 
-def _ready(packed: Packed) -> Product:
+def _ready(packed: Packed, fine: bool) -> Product:
     group = group_of(packed.form)
     values, scale = packed.values(), packed.scale()
-    return Int8Product(values, scale) if group is None else Int4Product(values, scale, group)
+    return Int8Product(values, scale, fine=fine) if group is None else Int4Product(values, scale, group)
 
 
 def _refuse_saving() -> None:
