@@ -55,26 +55,35 @@ class Rounded:
 
 def rounded(x_MK: Tensor, *, fine: bool, kernel: Kernel) -> Rounded:
     """float32 (M, K) -> whole numbers; `fine` keeps 16 bits: what 8 bits leave over is rounded again."""
-    rows, columns = x_MK.shape
-    levels, halves = kernel.levels, 2 if fine else 1
-    steps = torch.empty(halves, rows, columns, dtype=torch.int8 if kernel.stored == torch.uint8 else kernel.stored)
-    scale_M1 = torch.empty(rows, 1)
-    at_once = max(1, _ROUNDED_AT_ONCE // columns)
-    for start in range(0, rows, at_once):
-        part = slice(start, start + at_once)
-        x = x_MK[part]
-        scale = scale_M1[part] = x.abs().amax(-1, keepdim=True).clamp_min_(_LEAST).div_(levels)
-        exact = x / scale
-        if fine:
-            steps[0, part] = whole = exact.round()
-            # What is left is at most half a step.
-            steps[1, part] = exact.sub_(whole).mul_(2 * levels).round_()
-        else:
-            steps[0, part] = exact.round_()
+    at_once = max(1, _ROUNDED_AT_ONCE // x_MK.shape[1])
+    stored = torch.int8 if kernel.stored == torch.uint8 else kernel.stored
+    if len(x_MK) <= at_once:
+        scale_M1, parts = _whole(x_MK, kernel.levels, fine)
+        steps = (torch.cat(parts) if fine else parts[0]).to(stored)
+    else:
+        halves = torch.empty(2 if fine else 1, *x_MK.shape, dtype=stored)
+        scale_M1 = torch.empty(len(x_MK), 1)
+        for start in range(0, len(x_MK), at_once):
+            place = slice(start, start + at_once)
+            scale_M1[place], parts = _whole(x_MK[place], kernel.levels, fine)
+            for half, part in zip(halves, parts, strict=True):
+                half[place] = part
+        steps = halves.flatten(0, 1)
     if kernel.stored == torch.uint8:
         # 128 stands for zero. Float to int8 and around by one addition is faster than float to uint8.
         steps = steps.view(torch.uint8).add_(128)
-    return Rounded(steps.flatten(0, 1), scale_M1, kernel, fine)
+    return Rounded(steps, scale_M1, kernel, fine)
+
+
+def _whole(x_MK: Tensor, levels: int, fine: bool) -> tuple[Tensor, list[Tensor]]:
+    """Scales (M, 1) and whole numbers as float32 (M, K), for `fine` those of what is left over as well."""
+    scale_M1 = x_MK.abs().amax(-1, keepdim=True).clamp_min_(_LEAST).div_(levels)
+    steps_MK = x_MK / scale_M1
+    if not fine:
+        return scale_M1, [steps_MK.round_()]
+    whole_MK = steps_MK.round()
+    # What is left is at most half a step.
+    return scale_M1, [whole_MK, steps_MK.sub_(whole_MK).mul_(2 * levels).round_()]
 
 
 class LastRounded:
