@@ -139,6 +139,7 @@ class Reference:
         """The model quantized through a file, as `opentar quantize` does: layers so, the table int8."""
         from opentar.core.quantization import form_of
         from opentar.core.storage import read_packed, write_tensors
+        from opentar.language.folder import FINE
         from opentar.nn.quantized import swap
 
         table = "model.embed_tokens.weight"
@@ -150,7 +151,7 @@ class Reference:
         write_tensors(folder, self.state, "int4", forms=forms)
         _, packed = read_packed(folder, "int4", {}, forms)
         model = self.build()
-        swap(model, packed | {"lm_head.weight": packed[table]}, "the reference", {"lm_head": ()})
+        swap(model, packed | {"lm_head.weight": packed[table]}, "the reference", {"lm_head": ()}, FINE)
         return model
 
 

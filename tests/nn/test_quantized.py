@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from opentar.core.errors import ModelError, WeightsError
 from opentar.core.quantization import Packed, dequantize, form_of, quantize
 from opentar.core.storage import read_packed, write_tensors
-from opentar.nn import quantized
+from opentar.nn import int8, quantized
 from opentar.nn.quantized import QuantizedHead, QuantizedLinear, rows_of, swap
 
 
@@ -47,13 +47,13 @@ def _rounded(packed: Packed) -> Tensor:
     return dequantize(packed.values(), packed.scale())
 
 
-@pytest.fixture(params=["packed", "plain"])
+@pytest.fixture(params=["onednn", "fbgemm", "plain"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways of multiplying whole numbers."""
-    if request.param == "plain":
-        monkeypatch.setattr(quantized, "exact_levels", lambda: 0)
-    elif not quantized.exact_levels():
-        pytest.skip("this PyTorch has no packed product of whole numbers")
+    """Each way of multiplying whole numbers that this machine has."""
+    found = {kernel.name: kernel for kernel in int8.exact_kernels()}
+    if request.param not in found:
+        pytest.skip(f"{request.param} is missing or inexact here")
+    monkeypatch.setattr(int8, "kernel", lambda: found[request.param])
     return str(request.param)
 
 
@@ -120,6 +120,17 @@ def test_a_head_gives_ranges_and_arranges_only_those_blocks(
     assert float((whole - exact).abs().max()) < 2e-4 * float(exact.abs().max())
 
 
+def test_layers_named_fine_keep_16_bits_of_their_input(tmp_path: Path, path: str) -> None:
+    net = _net()
+    packed = _stored(tmp_path / "net", net, 8)
+    exact = [_rounded(packed[f"layers.{index}.weight"]) for index in range(2)]
+    swap(net, packed, "net", fine=("1",))
+    x = torch.randn(5, 192, generator=torch.Generator().manual_seed(4))
+    expected = x @ exact[1].T
+    assert float((net.layers[1](x) - expected).norm() / expected.norm()) < 2e-4
+    assert f"int8, {path}, fine" in repr(net.layers[1]) and repr(net.layers[0]).endswith(f"int8, {path})")
+
+
 def test_rows_of_an_ordinary_head() -> None:
     head, x = nn.Linear(8, 20, bias=False), torch.randn(2, 8)
     assert torch.equal(rows_of(head, x, range(5, 9)), x @ head.weight[5:9].T)
@@ -169,7 +180,3 @@ def test_arranged_weights_are_not_saved_silently(tmp_path: Path) -> None:
     swap(net, _stored(tmp_path / "net", net, 8), "net")
     with pytest.raises(ModelError, match="load the folder as float32 first"):
         net.state_dict()
-
-
-def test_the_levels_are_exact_on_this_machine() -> None:
-    assert quantized.exact_levels() in (0, 63, 127)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from opentar.core.quantization import Packed
     from opentar.core.storage import LoadDtype
 
+FINE = ("q_proj", "k_proj", "v_proj")
+"""int8 layers whose input keeps 16 bits: rounding it to 8 here costs half of what int8 costs in perplexity, and these
+are the smallest layers (docs/lab.md)."""
 GGUF_STORAGE = "gguf-"
 """How the storage of a folder begins whose weights lie in a GGUF file (gguf_facts.py)."""
 
@@ -77,7 +80,7 @@ def load_language(folder: str | Path, dtype: LoadDtype = "stored") -> Language:
         if config.tie and "model.embed_tokens.weight" in packed:
             packed["lm_head.weight"] = packed["model.embed_tokens.weight"]
         # Ranges that are asked for: texts, codes.
-        swap(model.qwen, packed, str(folder), {"lm_head": (config.text_size, config.vocab.first_code)})
+        swap(model.qwen, packed, str(folder), {"lm_head": (config.text_size, config.vocab.first_code)}, FINE)
     if dtype == torch.float16:
         del state
         halve(model, str(folder))

@@ -1,17 +1,14 @@
 """Linear layers and tables whose weights stay quantized while they compute, by products that stock PyTorch has (CPU).
 
-int8: the numbers of each row of the input are divided by that row's largest and rounded to whole numbers, the product
-is one of whole numbers, and both scales are multiplied in afterwards. Whole numbers add up exactly and no row knows of
-another, so a row gives the same alone and in a batch. int4: the weights alone are rounded. What lies in the file is
-arranged once for the product (`Packed` holds nothing), so weights are in memory once, in the size of the file.
+int8: weights and input are rounded (int8.py). int4: the weights alone are rounded. What lies in the file is arranged
+once for the product (`Packed` holds nothing), so weights are in memory once, in the size of the file.
 
 Shape suffixes: M rows of the input, K columns (the width of the input), N rows of the weight.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any, Protocol
@@ -21,7 +18,9 @@ from torch import Tensor, nn
 
 from opentar.core.errors import ModelError, WeightsError
 from opentar.core.quantization import Packed, group_of
+from opentar.nn import int8
 from opentar.nn.half import product
+from opentar.nn.int8 import Int8Product, LastRounded
 
 _BLOCK = 1 << 14
 """Most rows of a head that are arranged, and computed, at a time."""
@@ -29,8 +28,7 @@ _MANY = 16
 """From so many rows of the input on, 4-bit weights are turned into bfloat16 by blocks; the ready-made product, which
 does that anew for every few rows, is slower there."""
 _UNPACKED_ROWS = 512
-_LEAST = 1e-30
-"""Stands in for the largest number of a row of zeros."""
+_LAST = LastRounded()
 
 
 class Product(Protocol):
@@ -39,35 +37,6 @@ class Product(Protocol):
     def __call__(self, x_MK: Tensor) -> Tensor:
         """float32 (M, K) to float32 (M, N)."""
         ...
-
-
-class Int8Product:
-    """int8 weights (N, K) with a scale for each row.
-
-    `fine` rounds the input to 16 bits instead: what 8 bits leave over is rounded again and multiplied as further rows.
-    """
-
-    def __init__(self, values_NK: Tensor, scale_N: Tensor, *, fine: bool = False) -> None:
-        self._levels, self._fine = exact_levels(), fine
-        self._scale_N = scale_N.float()
-        self._held: Any = _arranged(values_NK, self._scale_N) if self._levels else values_NK
-
-    def __call__(self, x_MK: Tensor) -> Tensor:
-        levels = self._levels or 127
-        scale_M1 = x_MK.abs().amax(-1, keepdim=True).clamp_min_(_LEAST).div_(levels)
-        steps_MK = x_MK / scale_M1
-        if self._fine:
-            whole_MK = steps_MK.round()
-            # What is left is at most half a step.
-            steps_MK = torch.cat([whole_MK, steps_MK.sub_(whole_MK).mul_(2 * levels)])
-        if self._levels:
-            out_MN = _in_steps_of_one(steps_MK, levels, self._held)
-        else:
-            out_MN = torch._int_mm(steps_MK.round_().to(torch.int8), self._held.t()).float().mul_(self._scale_N)
-        if self._fine:
-            out_MN, left_MN = out_MN.chunk(2)
-            out_MN += left_MN.div_(2 * levels)
-        return out_MN.mul_(scale_M1)
 
 
 class Int4Product:
@@ -113,26 +82,28 @@ class QuantizedLinear(nn.Module):
     costs neither time nor memory.
     """
 
-    def __init__(self, packed: Packed, bias: Tensor | None) -> None:
+    def __init__(self, packed: Packed, bias: Tensor | None, *, fine: bool = False) -> None:
         super().__init__()
         self.out_features, self.in_features = packed.shape
         self.form = packed.form
         self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
-        self._packed = packed
+        self._packed, self._fine = packed, fine
         self._ready: Product | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
         if self._ready is None:
-            self._ready = _ready(self._packed)
-        out = self._ready(x.float().flatten(0, -2) if x.ndim != 2 else x.float())
+            self._ready = _ready(self._packed, self._fine)
+        made = self._ready
+        out = made.of(_LAST(x, made)) if isinstance(made, Int8Product) else made(x.float().flatten(0, -2))
         if self.bias is not None:
             out += self.bias
         return out.view(*x.shape[:-1], self.out_features).to(x.dtype)
 
     def extra_repr(self) -> str:
-        """Sizes and form, for printing."""
-        return f"{self.in_features}, {self.out_features}, {self.form}"
+        """Sizes, form and what multiplies whole numbers, for printing."""
+        by = f", {int8.kernel().name}{', fine' * self._fine}" if self.form == "int8" else ""
+        return f"{self.in_features}, {self.out_features}, {self.form}{by}"
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         _refuse_saving()
@@ -210,7 +181,11 @@ def rows_of(head: nn.Module, hidden: Tensor, ids: range) -> Tensor:
 
 
 def swap(
-    module: nn.Module, packed: Mapping[str, Packed], where: str, heads: Mapping[str, Sequence[int]] | None = None
+    module: nn.Module,
+    packed: Mapping[str, Packed],
+    where: str,
+    heads: Mapping[str, Sequence[int]] | None = None,
+    fine: Collection[str] = (),
 ) -> None:
     """Put quantized layers in the place of the linear layers and tables whose weights `packed` names, in place.
 
@@ -219,6 +194,7 @@ def swap(
         packed: name of a weight inside `module` -> the quantized one.
         where: named in errors.
         heads: linear layers of which ranges of rows are asked for -> rows at which blocks shall begin.
+        fine: last names of linear layers whose input keeps 16 bits where their weights have 8.
 
     Raises:
         WeightsError: a weight that is quantized in a way that its layer does not take.
@@ -232,33 +208,15 @@ def swap(
             raise WeightsError(f"{where}: {name} is quantized, but belongs to no linear layer or table; quantize again")
         if weight.form != "int8" and (kind is nn.Embedding or place in heads):
             raise WeightsError(f"{where}: the table {name} is {weight.form}; tables are int8: quantize again")
+        parent, _, own = place.rpartition(".")
         if kind is nn.Embedding:
             made: nn.Module = QuantizedEmbedding(weight)
         elif place in heads:
             made = QuantizedHead(weight, heads[place])
         else:
-            made = QuantizedLinear(weight, layer.bias if isinstance(layer.bias, Tensor) else None)
-        parent, _, own = place.rpartition(".")
+            bias = layer.bias if isinstance(layer.bias, Tensor) else None
+            made = QuantizedLinear(weight, bias, fine=own in fine)
         setattr(module.get_submodule(parent), own, made.eval())
-
-
-@cache
-def exact_levels() -> int:
-    """Levels of activations on each side of zero for which this processor's packed product is exact.
-
-    127, or 63 where pairs of products are added up in 16 bits (x86 without VNNI); 0 where PyTorch has no packed
-    product (arm64): a plain one is used there. It is tried out, once.
-    """
-    weights = torch.tensor([127, -127], dtype=torch.int8).repeat_interleave(16)[:, None].repeat(1, 64)
-    try:
-        held = _arranged(weights, torch.ones(len(weights)))
-        for levels in (127, 63):
-            x = torch.tensor([[float(levels)], [float(-levels)]]).repeat(1, 64)
-            if torch.equal(_in_steps_of_one(x, levels, held), x @ weights.float().T):
-                return levels
-    except (RuntimeError, AttributeError, NotImplementedError):
-        pass
-    return 0
 
 
 @cache
@@ -269,25 +227,10 @@ def _blocks_of_64() -> bool:
     return torch.equal(torch.cat([held & 15, held >> 4], -1).transpose(1, 2).reshape(128, 64).int(), whole)
 
 
-def _arranged(values_NK: Tensor, scale_N: Tensor) -> Any:
-    zeros = torch.zeros(len(values_NK), dtype=torch.int64)
-    with warnings.catch_warnings():
-        # torch announces that its quantized tensors will go; they only carry the numbers into the product here.
-        warnings.simplefilter("ignore")
-        carrier = torch._make_per_channel_quantized_tensor(values_NK, scale_N.double(), zeros, 0)
-        return torch.ops.quantized.linear_prepack(carrier, None)
-
-
-def _in_steps_of_one(x_MK: Tensor, levels: int, held: Any) -> Tensor:
-    """The product of rounded numbers; they are stored as 0..255 around the middle `levels` + 1."""
-    multiply: Any = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-    return multiply(x_MK, 1.0, levels + 1, held)
-
-
-def _ready(packed: Packed) -> Product:
+def _ready(packed: Packed, fine: bool) -> Product:
     group = group_of(packed.form)
     values, scale = packed.values(), packed.scale()
-    return Int8Product(values, scale) if group is None else Int4Product(values, scale, group)
+    return Int8Product(values, scale, fine=fine) if group is None else Int4Product(values, scale, group)
 
 
 def _refuse_saving() -> None:

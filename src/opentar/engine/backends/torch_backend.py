@@ -54,10 +54,10 @@ class TorchBackend:
         self._cache.reserve(max(slots) + 1, max(starts) + width)
         ids = [[*piece, *[self.config.padding] * (width - len(piece))] for piece in pieces]
         ids_BT = torch.tensor(ids, device=self.model.device)
-        hidden_BTH = forward(self.model, self._cache, Rows(slots, starts, ids_BT))
+        hidden_BH = forward(self.model, self._cache, Rows(slots, starts, ids_BT, lengths))
         for row, (slot, start, length) in enumerate(zip(slots, starts, lengths, strict=True)):
             self._lengths[slot] = start + length
-            self._last[slot] = hidden_BTH[row, length - 1]
+            self._last[slot] = hidden_BH[row]
 
     @torch.no_grad()
     def logits(self, slots: Sequence[int], ids: range) -> Tensor:

@@ -19,6 +19,10 @@ from torch.nn import functional
 from opentar.engine.backends.slots import SlotCache
 from opentar.language.model import TarLanguageModel
 from opentar.language.qwen2 import turned
+from opentar.nn.quantized import QuantizedLinear
+
+_MLP_ROWS = 128
+"""Least rows of a part of a quantized MLP."""
 
 
 class Rows(NamedTuple):
@@ -29,10 +33,12 @@ class Rows(NamedTuple):
     """Positions of each slot before."""
     ids_BT: Tensor
     """int64, on the device of the model."""
+    lengths: Sequence[int]
+    """How many ids of each row are real."""
 
 
 def forward(model: TarLanguageModel, cache: SlotCache, rows: Rows) -> Tensor:
-    """Hidden states (B, T, H) after the final norm; keys and values of the new ids are put into their slots.
+    """Hidden states (B, H) after the final norm, of the last id of each row; keys and values of all are kept.
 
     The cache must have room for them all, fillings included.
     """
@@ -67,10 +73,27 @@ def forward(model: TarLanguageModel, cache: SlotCache, rows: Rows) -> Tensor:
             )
         else:
             mixed = _attend(q, keys[chosen, :, :seen], values[chosen, :, :seen], mask)
-        x_BTH = x_BTH + inner.o_proj(mixed.transpose(1, 2).reshape(count, width, -1))
-        x_BTH = x_BTH + own.mlp(own.post_attention_layernorm(x_BTH))
-    normed: Tensor = qwen.norm(x_BTH)
+        mixed_BTH = mixed.transpose(1, 2).reshape(count, width, -1)
+        if number == config.layers - 1:
+            # Nobody looks back at what comes out of the last block.
+            ends = torch.arange(count, device=device), torch.tensor(rows.lengths, device=device) - 1
+            x_BTH, mixed_BTH = x_BTH[ends][:, None], mixed_BTH[ends][:, None]
+        x_BTH = x_BTH + inner.o_proj(mixed_BTH)
+        x_BTH = x_BTH + _mlp(own, x_BTH)
+    normed: Tensor = qwen.norm(x_BTH[:, 0])
     return normed
+
+
+def _mlp(block: Any, x_BTH: Tensor) -> Tensor:
+    """Norm and gated MLP, in parts: the wide results in between then stay in the caches and in memory at hand."""
+    x_RH = x_BTH.flatten(0, 1)
+    # Only where a row cannot depend on how many there are.
+    parts = len(x_RH) // _MLP_ROWS if isinstance(block.mlp.down_proj, QuantizedLinear) else 1
+    if parts <= 1:
+        whole: Tensor = block.mlp(block.post_attention_layernorm(x_BTH))
+        return whole
+    made = [block.mlp(block.post_attention_layernorm(part)) for part in x_RH.tensor_split(parts)]
+    return torch.cat(made).view(x_BTH.shape)
 
 
 def _chosen(slots: Sequence[int], slots_B: Tensor) -> slice | Tensor:
