@@ -1,4 +1,4 @@
-"""Several codes a pass of the language model: guesses change nothing, a lead of a whole row neither, company neither."""
+"""Several codes a pass of the language model: guesses, a lead of a whole row and company change nothing."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def ids(found: Sequence[Event]) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_guesses_change_nothing_but_the_number_of_passes(engine: Engine, guidance: float) -> None:
     saved = 0
-    for seed in range(4):
+    for seed in range(3):
         one, steps = events(engine, drawing(engine, ONE, seed=seed, guidance=guidance))
         guessed, fewer = events(engine, drawing(engine, JACOBI, seed=seed, guidance=guidance))
         assert ids(guessed) == ids(one)
         assert [event.place for event in guessed if isinstance(event, CodeDrawn)] == list(range(36))
         assert steps == 36
         saved += steps - fewer
-    assert saved > 20
+    assert saved > 15
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])

@@ -153,7 +153,9 @@ class LlamaCppBackend:
         for slot, own in zip(slots, full, strict=True):
             for position in self._held[slot].put(own):
                 self._sequences.remove(slot, position)
-        wanted = np.concatenate([np.full(len(own), placed is not None) for own, placed in zip(full, positions, strict=True)])
+        wanted = np.concatenate(
+            [np.full(len(own), placed is not None) for own, placed in zip(full, positions, strict=True)]
+        )
         wanted[np.cumsum(lengths) - 1] = True
         owners = np.repeat(np.asarray(slots), lengths)
         places = np.concatenate([np.asarray(own) for own in full])
