@@ -192,7 +192,9 @@ class Engine:
         if all(one.positions is None for one in self._running):
             self.backend.extend(slots, pieces)
             return
-        positions = [own for one in self._running for own in one.positions or [None] * len(one.slots)]
+        positions: list[list[int] | None] = []
+        for one in self._running:
+            positions += [None] * len(one.slots) if one.positions is None else one.positions
         assert isinstance(self.backend, PlacingBackend), "such requests are not admitted"
         self.backend.put(slots, pieces, positions)
 

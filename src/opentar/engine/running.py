@@ -93,7 +93,7 @@ class _Drawing(Running):
 
     def rows(self, logits_PV: Tensor) -> Tensor:
         sides = [part[[row for row, _ in self._asked]] for part in logits_PV.chunk(len(self.slots))]
-        return sides[0] if len(sides) == 1 else guide(*sides, self.job.request.sampling.guidance)
+        return sides[0] if len(sides) == 1 else guide(sides[0], sides[1], self.job.request.sampling.guidance)
 
     def take(self, drawn: Sequence[int]) -> list[Event]:
         if self._sheet is None:
