@@ -47,13 +47,15 @@ class Engine:
 
     def submit(self, request: Request) -> int:
         """Admit a request; returns its ticket. Raises PromptError or ConfigError for one that cannot run."""
-        check_passes(request, self.backend)
         ticket = next(self._tickets)
         self.add(job_of(ticket, request, self.builder, self.backend.config))
         return ticket
 
     def add(self, job: Job) -> None:
-        """Admit a request whose ids are known already, under a ticket that no other has."""
+        """Admit a request whose ids are known already, under a ticket that no other has. Raises ConfigError where the
+        backend draws one code a pass only and the request asks for several.
+        """
+        check_passes(job.request, self.backend)
         self._waiting.append(job)
 
     def cancel(self, ticket: int) -> None:
