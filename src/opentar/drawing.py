@@ -17,6 +17,7 @@ from opentar.core.errors import ModelError, PromptError
 from opentar.core.progress import Progress
 from opentar.engine.events import CodeDrawn, Done, Failed
 from opentar.engine.request import Codes, Request, Sampling
+from opentar.tokens_to_image.passes import NAMED
 from opentar.tokens_to_image.previews import with_previews
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class DrawOptions(TypedDict, total=False):
     temperature: float | None
     detok_guidance: float | None
     steps: int | None
+    code_passes: str | None
     passes: str | None
 
 
@@ -104,6 +106,7 @@ def plan(
     costs nothing. Raises PromptError, which names the prompt where there are several.
     """
     grid, builder = parts.vocab.scale(settings.scale), parts.builder
+    grammar = Codes(scale=grid, passes=NAMED[settings.code_passes or "one"])
     sampling = Sampling(
         temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, guidance=settings.guidance
     )
@@ -117,7 +120,7 @@ def plan(
         except PromptError as error:
             raise PromptError(f"prompt {number} of {len(prompts)}: {error}" if len(prompts) > 1 else error) from error
         for index in range(n):
-            request = Request(turns=turns, grammar=Codes(scale=grid), sampling=sampling, seed=seed + index)
+            request = Request(turns=turns, grammar=grammar, sampling=sampling, seed=seed + index)
             planned.append(Drawing(prompt=text, heard=heard, request=request, index=index))
     return planned
 
@@ -175,7 +178,6 @@ def paint(
     decode = detokenizer.decode
     if settings.passes is not None:
         from opentar.tokens_to_image.ar import ARDetokenizer
-        from opentar.tokens_to_image.passes import NAMED
 
         assert isinstance(detokenizer, ARDetokenizer), settings
         decode = partial(detokenizer.decode, passes=NAMED[settings.passes])

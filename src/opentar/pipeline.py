@@ -28,6 +28,7 @@ from opentar.core.remarks import warn_caller
 from opentar.drawing import DrawOptions, Previews, Steps, draw, paint, plan, settings_of, texts
 from opentar.engine.backends.choose import choose_engine, opener
 from opentar.engine.engine import BATCH, Engine
+from opentar.engine.jobs import check_passes
 from opentar.engine.pixels import encode_all, encode_picture
 from opentar.engine.request import Request, Text
 from opentar.language.known_words import KnownWords
@@ -161,6 +162,8 @@ class Tar:
             temperature: of the language model over codes, 0 to 10; 0 takes the likeliest.
             detok_guidance: of the de-tokenizer, 1 (none) to 50.
             steps: of a diffusion de-tokenizer, 1 to 1000.
+            code_passes: of the language model: "one" code a pass; "jacobi", the same codes in fewer passes; "zipar",
+                rows of codes side by side, another picture in far fewer passes (experimental).
             passes: of the AR de-tokenizer: "one" code a pass; "jacobi", the same picture in fewer passes; "zipar",
                 "drafts" or "late", other pictures in fewer or cheaper passes (experimental).
 
@@ -210,9 +213,11 @@ class Tar:
         # Loaded before anything is drawn: damaged weights are told at once.
         self.parts.detokenizer(settings.detok)
         self._warn_of_unknown_words(prompts, "prompt")
+        engine = self.engine(batch_size)
+        check_passes(planned[0].request, engine.backend)
         return draw(
             self.parts,
-            self.engine(batch_size),
+            engine,
             planned,
             settings,
             self._made_by,

@@ -56,8 +56,11 @@ class FakeChild:
     def __exit__(self, *_: object) -> None:
         return
 
-    def open(self, folder: Path, device: str | None, passes: str | None = None) -> None:
+    def open(self, folder: Path, device: str | None) -> None:
         """Nothing is loaded."""
+
+    def aim(self, passes: str | None, code_passes: str | None) -> None:
+        """Every way takes as long."""
 
     def ask(self, order: dict) -> dict:
         """Limits, or a first picture."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from opentar.bench.cost import LanguageCost, Stage, ar_stages, encoder_stages, need_of, transformer_flops
+from opentar.bench.cost import LanguageCost, Stage, ar_stages, encoder_stages, fewest_passes, need_of, transformer_flops
 from opentar.bench.counted import count_flops
 from opentar.bench.limits import KINDS, Limits, mean, measure_limits
 from opentar.bench.peak import forget_peak, peak_gb
 from opentar.image_to_tokens.encoder import VisionConfig, VisionEncoder
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.tokens_to_image.ar import ARConfig
+from opentar.tokens_to_image.passes import Passes
 
 LIMITS = Limits(bytes_per_s=100.0, flops_per_s={"float32": 1000.0, "bfloat16": 2000.0})
 
@@ -92,3 +93,14 @@ def test_the_peak_can_be_forgotten() -> None:
     grown = peak_gb()
     assert grown is not None and grown >= before
     del held
+
+
+def test_fewest_passes_of_a_grid() -> None:
+    assert (
+        fewest_passes(Passes(), 729)
+        == fewest_passes(Passes(lead=27), 729)
+        == fewest_passes(Passes(lead=40), 729)
+        == 729
+    )
+    assert fewest_passes(Passes(lead=3), 729) == 27 + 26 * 3
+    assert fewest_passes(Passes(guesses=5), 729) == 122

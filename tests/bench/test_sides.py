@@ -117,7 +117,6 @@ def test_a_worker_answers_orders_and_errors_in_lines_of_json(
     order = {
         "side": "ours",
         "way": "torch",
-        "passes": [],
         "device": "cpu",
         "place": str(tmp_path),
         "folder": str(tiny_model),

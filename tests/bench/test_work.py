@@ -101,4 +101,28 @@ def test_no_process_is_started_for_what_cannot_run(tiny_model: Path, monkeypatch
 def test_engines_are_found(tiny_model: Path) -> None:
     ways = ways_of(tiny_model)
     assert ways[0].name == "torch" and ways[0].exact and ways[0].weight_bytes is None
-    assert Way(name="four", folder=tiny_model, bits=4, exact=False).weight_bytes == 4.5 / 8
+    assert Way(name="four", process="four", folder=tiny_model, bits=4, exact=False).weight_bytes == 4.5 / 8
+
+
+def test_ways_of_several_codes_a_pass(tiny_model: Path, facts: Facts) -> None:
+    """Of the AR, of the language model, of both; in the process of the plain way, and only where something changes."""
+    ways = ways_of(tiny_model, passes=["zipar"], code_passes=["jacobi", "zipar"])
+    assert [way.name for way in ways] == [
+        "torch",
+        "torch, zipar",
+        "torch, codes jacobi",
+        "torch, codes zipar",
+        "torch, zipar, codes jacobi",
+        "torch, zipar, codes zipar",
+    ]
+    assert {way.process for way in ways} == {"torch"}
+    assert [way.exact for way in ways] == [True, False, True, False, False, False]
+    works = {work.name: work for work in works_of(facts)}
+    told = {
+        name: [way.name for way in ways if works[name].differs(way.passes, way.code_passes)]
+        for name in ("decode", "codes 144", "paint ar", "draw 144 ar")
+    }
+    assert told["decode"] == ["torch"]
+    assert told["codes 144"] == ["torch", "torch, codes jacobi", "torch, codes zipar"]
+    assert told["paint ar"] == ["torch", "torch, zipar"]
+    assert told["draw 144 ar"] == [way.name for way in ways]

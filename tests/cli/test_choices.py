@@ -6,7 +6,7 @@ import re
 from typing import Any, get_args, get_type_hints
 
 from opentar.checkpoints.convert.quantizing import TARGETS
-from opentar.checkpoints.settings import PASSES
+from opentar.checkpoints.settings import CODE_PASSES, PASSES
 from opentar.commands import bench, draw, options, quantize
 from opentar.engine.backends.choose import ENGINES
 
@@ -27,6 +27,8 @@ def test_passes() -> None:
     assert _choices(draw.Passes) == set(PASSES)
     hints = get_type_hints(bench.bench, include_extras=True)
     assert _choices(hints["passes"]) == set(PASSES) - {"one"}, "one is always measured"
+    assert _choices(draw.CodePasses) == set(CODE_PASSES)
+    assert _choices(hints["code_passes"]) == set(CODE_PASSES) - {"one"}
 
 
 def test_targets_of_quantize() -> None:

@@ -37,11 +37,15 @@ class Child:
             stderr=self._said,
         )
 
-    def open(self, folder: Path, device: str | None, passes: str | None = None) -> None:
+    def open(self, folder: Path, device: str | None) -> None:
         """Choose the model and its way; for the baseline's process its name is BASELINE."""
         side = BASELINE if self.name == BASELINE else "ours"
         order = {"do": "open", "side": side, "folder": str(folder), "place": self._place.name}
-        self.ask(order | {"way": self.name, "device": device, "passes": [passes] if passes else []})
+        self.ask(order | {"way": self.name, "device": device})
+
+    def aim(self, passes: str | None, code_passes: str | None) -> None:
+        """Draw so many codes a pass from now on."""
+        self.ask({"do": "aim", "passes": passes, "code_passes": code_passes})
 
     def warm(self, work: Work) -> list[dict[str, Any]]:
         """Get ready for a work; returns the stages that it needs at least."""

@@ -12,6 +12,7 @@ activations, sampling and whatever is moved between the stages cost time too: th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from opentar.image_to_tokens.encoder import VisionConfig
     from opentar.language.model import LanguageConfig
     from opentar.tokens_to_image.ar import ARConfig
+    from opentar.tokens_to_image.passes import Passes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,14 @@ class LanguageCost:
             kind=self.kind,
             times=count,
         )
+
+
+def fewest_passes(passes: Passes, length: int) -> int:
+    """Least passes of a grid of so many codes: every guess right, every row started as soon as it may be."""
+    if passes.lead:
+        side = math.isqrt(length)
+        return side + (side - 1) * min(passes.lead, side)
+    return -(-length // (1 + passes.guesses))
 
 
 def number_bytes(kind: str) -> int:

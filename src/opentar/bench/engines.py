@@ -23,10 +23,14 @@ class Way:
 
     name: str
     """As it stands in the rows."""
+    process: str
+    """The way of the same folder whose process runs it: weights are in memory once."""
     folder: Path
     """The model that is run: the one that is measured, or a quantized copy of it."""
     passes: str | None = None
     """How many codes a pass of an AR de-tokenizer draws (tokens_to_image/passes.py); None is one."""
+    code_passes: str | None = None
+    """The same of the language model; None is one."""
     exact: bool = True
     """Same weights, same distribution as one id at a time; only rounding may differ."""
     bits: int | None = None
@@ -38,15 +42,25 @@ class Way:
         return None if self.bits is None else (self.bits + 0.5) / 8
 
 
-def ways_of(folder: Path, also: Sequence[Path] = (), passes: Sequence[str] = ()) -> tuple[Way, ...]:
-    """The ways to run a model and its quantized copies, one code a pass of the AR de-tokenizer first."""
+def ways_of(
+    folder: Path, also: Sequence[Path] = (), passes: Sequence[str] = (), code_passes: Sequence[str] = ()
+) -> tuple[Way, ...]:
+    """The ways to run a model and its quantized copies: one code a pass first, then several in the AR de-tokenizer
+    (`passes`), in the language model (`code_passes`), and in both.
+    """
     plain = [_way(one) for one in (folder, *also)]
     further = [
         replace(way, name=f"{way.name}, {name}", passes=name, exact=way.exact and NAMED[name].exact)
         for way in plain
         for name in passes
     ]
-    return (*plain, *further)
+    ways = [*plain, *further]
+    ways += [
+        replace(way, name=f"{way.name}, codes {name}", code_passes=name, exact=way.exact and NAMED[name].exact)
+        for way in ways
+        for name in code_passes
+    ]
+    return tuple(ways)
 
 
 def _way(folder: Path) -> Way:
@@ -55,9 +69,10 @@ def _way(folder: Path) -> Way:
     bits = next((bits for bits in (8, 4) if f"q{bits}" in storage or storage == f"int{bits}"), None)
     if not in_gguf and not is_quantized(folder / "language"):
         # int8 of a folder that was only saved so is computed in float32.
-        return Way(name="torch", folder=folder)
+        return Way(name="torch", process="torch", folder=folder)
     engine = "llamacpp" if in_gguf else "torch"
-    return Way(name=f"{engine} {storage.removeprefix(GGUF_STORAGE)}", folder=folder, exact=bits is None, bits=bits)
+    name = f"{engine} {storage.removeprefix(GGUF_STORAGE)}"
+    return Way(name=name, process=name, folder=folder, exact=bits is None, bits=bits)
 
 
 def load(way: Way, device: str | None) -> Tar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from opentar.bench import engines
-from opentar.bench.cost import LanguageCost, Stage, ar_stages, encoder_stages, number_bytes, transformer_flops
+from opentar.bench.cost import (
+    LanguageCost,
+    Stage,
+    ar_stages,
+    encoder_stages,
+    fewest_passes,
+    number_bytes,
+    transformer_flops,
+)
 from opentar.bench.counted import count_flops
 from opentar.bench.engines import Way
 from opentar.bench.rows import Measured
@@ -18,11 +27,13 @@ from opentar.bench.work import NEXT_PROMPT, PROMPT, QUESTION, TOKENS, Work
 from opentar.engine.events import CodeDrawn, Failed
 from opentar.engine.request import Codes, Request, Sampling, Text
 from opentar.nn.quantized import QuantizedLinear
+from opentar.tokens_to_image.passes import NAMED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from opentar.engine.engine import Engine
+    from opentar.tokens_to_image.passes import Passes
 
 _PROMPT_IDS = 40
 """Ids of a short prompt with its template, for the costs: they hardly hang on it."""
@@ -45,6 +56,10 @@ class Ours(Side):
         self._encoder_flops: float | None = None
         self._shown: Image | None = None
 
+    def aim(self, passes: str | None, code_passes: str | None) -> None:
+        """Draw so many codes a pass from now on."""
+        self.way = dataclasses.replace(self.way, passes=passes, code_passes=code_passes)
+
     def engine(self, batch: int = 1) -> Engine:
         """The engine for so many requests at once; kept, as a server keeps it."""
         if batch not in self._engines:
@@ -65,8 +80,13 @@ class Ours(Side):
     def _drawings(self, scale: int, count: int) -> list[Request]:
         settings = self.settings()
         sampling = Sampling(temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
-        turns, grammar = self.engine(count).builder.drawing(PROMPT), Codes(scale=self.parts.vocab.scale(scale))
+        turns = self.engine(count).builder.drawing(PROMPT)
+        grammar = Codes(scale=self.parts.vocab.scale(scale), passes=self._passes)
         return [Request(turns=turns, grammar=grammar, sampling=sampling, seed=seed) for seed in range(count)]
+
+    @property
+    def _passes(self) -> Passes:
+        return NAMED[self.way.code_passes or "one"]
 
     def spell(self, scale: int, count: int = 1) -> Tensor:
         """Codes (count, N) of drawings, side by side."""
@@ -196,9 +216,11 @@ class Ours(Side):
 
     def _spelling(self, length: int, count: int) -> list[Stage]:
         rows = self.parts.vocab.codebook_size
+        one = self._language.decode(_PROMPT_IDS, length - 1, rows, count)
+        times = fewest_passes(self._passes, length) - 1
         return [
             self._language.prefill(_PROMPT_IDS, rows, count),
-            self._language.decode(_PROMPT_IDS, length - 1, rows, count),
+            dataclasses.replace(one, flops=one.flops * one.times / times, times=times),
         ]
 
     def _painting(self, work: Work, features: int) -> list[Stage]:

@@ -46,6 +46,8 @@ class Options:
     """Quantized copies of the model, measured beside it."""
     passes: tuple[str, ...] = ()
     """Further ways to draw the codes of an AR de-tokenizer, each measured on every copy."""
+    code_passes: tuple[str, ...] = ()
+    """Further ways to draw the codes of the language model, each measured beside all others."""
     device: str | None = None
     """cpu, cuda, mps; None is the best there is."""
 
@@ -141,12 +143,13 @@ def check_room(facts: Facts, works: Sequence[Work], baseline: bool) -> None:
 class _Runner:
     def __init__(self, report: Report, options: Options, on_row: Callable[[Row], None]) -> None:
         self.report, self.options, self.on_row = report, options, on_row
-        self.ways = ways_of(report.facts.folder, options.also, options.passes)
+        self.ways = ways_of(report.facts.folder, options.also, options.passes, options.code_passes)
         self.seconds = 0.0 if options.quick else options.seconds
 
     def group(self, works: Sequence[Work], on_done: Callable[[], None]) -> None:
         """Measure works that share their processes, with the limits before and after them."""
-        names = [way.name for way in self.ways]
+        plain = [way for way in self.ways if way.process == way.name]
+        names = [way.name for way in plain]
         if self.options.baseline and any(work.rival == "baseline" for work in works):
             names.append(BASELINE)
         with ExitStack() as stack:
@@ -155,8 +158,8 @@ class _Runner:
             if not self.report.limits:
                 self.report.limits.append(self._measure(measuring))
             before = self.report.limits[-1]
-            for way in self.ways:
-                children[way.name].open(way.folder, self.options.device, way.passes)
+            for way in plain:
+                children[way.name].open(way.folder, self.options.device)
             if BASELINE in children:
                 children[BASELINE].open(self.report.facts.folder, self.options.device)
             made: list[tuple[int, Callable[[Limits], Row]]] = []
@@ -178,17 +181,20 @@ class _Runner:
     def _work(self, work: Work, children: dict[str, Child]) -> list[Callable[[Limits], Row]]:
         """Measure one work on all sides; how to make a row of each engine. What fails is noted in the report."""
         if work.kind == "first":
-            return [self._first(work, way) for way in self.ways]
+            return [self._first(work, way) for way in self.ways if work.differs(way.passes, way.code_passes)]
         ready: dict[str, list[dict[str, Any]]] = {}
-        for name, child in children.items():
-            if name != BASELINE or work.rival == "baseline":
-                try:
-                    ready[name] = child.warm(work)
-                except OpenTarError as error:
-                    self._skip(work, name, error)
-        # Other passes change nothing where no AR de-tokenizer paints.
-        painted = work.detok.startswith("ar")
-        ways = [way for way in self.ways if way.name in ready and (painted or way.passes is None)]
+        ways = [way for way in self.ways if work.differs(way.passes, way.code_passes)]
+        for name in [*(way.name for way in ways), *([BASELINE] if work.rival == "baseline" else [])]:
+            way = next((way for way in ways if way.name == name), None)
+            try:
+                if way is not None:
+                    children[way.process].aim(way.passes, way.code_passes)
+                    ready[name] = children[way.process].warm(work)
+                elif BASELINE in children:
+                    ready[name] = children[BASELINE].warm(work)
+            except OpenTarError as error:
+                self._skip(work, name, error)
+        ways = [way for way in ways if way.name in ready]
         peaks: dict[str, float] = {}
         try:
             runs = self._runs(work, ways, children, BASELINE in ready, peaks)
@@ -216,20 +222,24 @@ class _Runner:
         """Runs of each side by its name, the baseline first in each round; `peaks` is filled with their memory."""
         single = Work(**{**vars(work), "kind": "single"})
 
-        def side(name: str, what: Work) -> Run:
+        def side(way: Way | None, what: Work) -> Run:
+            name, child = (BASELINE, children[BASELINE]) if way is None else (way.name, children[way.process])
+
             def run() -> Measured:
-                done, peak = children[name].run(what)
+                if way is not None:
+                    child.aim(way.passes, way.code_passes)
+                done, peak = child.run(what)
                 if peak is not None and what.kind != "single":
                     peaks[name] = max(peak, peaks.get(name, 0.0))
                 return done
 
             return run
 
-        sides: dict[str, Run] = {BASELINE: side(BASELINE, work)} if baseline else {}
+        sides: dict[str, Run] = {BASELINE: side(None, work)} if baseline else {}
         for way in ways:
             if work.rival == "single":
-                sides[f"{way.name}/single"] = side(way.name, single)
-            sides[way.name] = side(way.name, work)
+                sides[f"{way.name}/single"] = side(way, single)
+            sides[way.name] = side(way, work)
         if not sides:
             return {}
         return dict(zip(sides, alternate(list(sides.values()), self.seconds), strict=True))
@@ -242,7 +252,7 @@ class _Runner:
             start = time.perf_counter()
             with Child(way.name) as child:
                 order = {"do": "first", "folder": str(way.folder), "way": way.name}
-                told = child.ask(order | {"device": self.options.device, "passes": [way.passes] if way.passes else []})
+                told = child.ask(order | {"device": self.options.device})
                 seconds = time.perf_counter() - start
             peaks.append(told["peak_gb"] or 0.0)
             return Measured(seconds)

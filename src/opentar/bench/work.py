@@ -54,6 +54,11 @@ class Work:
     rival: Literal["baseline", "single", "none"] = "baseline"
     """What it is compared with: the baseline flow, the same engine with one request after another, nothing."""
 
+    def differs(self, passes: str | None, code_passes: str | None) -> bool:
+        """Whether this is another work with several codes a pass: of the AR that paints, of the model that spells."""
+        spelled = self.kind in ("codes", "batch", "draw")
+        return (passes is None or self.detok.startswith("ar")) and (code_passes is None or spelled)
+
 
 def works_of(facts: Facts) -> list[Work]:
     """All works of a model, in the order of the data."""

@@ -1,6 +1,7 @@
 """One side in a process of its own: takes orders as lines of JSON on stdin and answers each with one on stdout.
 
 {"do": "open", "side": "ours" | "baseline", "folder", "way", "device"}    load nothing yet
+{"do": "aim", "passes", "code_passes"}           how many codes a pass draws from now on (ours)
 {"do": "warm", "work": {...}}                    get ready for a work; answers with "stages", what it needs at least
 {"do": "run", "work": {...}}                     do it once; "seconds", "tokens", "peak_gb"
 {"do": "first", "folder", "way", "device"}       load and draw one picture into a file
@@ -75,6 +76,10 @@ def obey(side: Side | None, order: dict[str, Any]) -> dict[str, Any]:
     from opentar.bench.work import Work
 
     assert side is not None, "open comes first"
+    if order["do"] == "aim":
+        assert isinstance(side, Ours), "the baseline has one way"
+        side.aim(order["passes"], order["code_passes"])
+        return {}
     work = Work(**{**order["work"], "parts": tuple(order["work"]["parts"])})
     if order["do"] == "warm":
         side.warm(work)
@@ -88,7 +93,7 @@ def obey(side: Side | None, order: dict[str, Any]) -> dict[str, Any]:
 def _way(order: dict[str, Any]) -> Way:
     from opentar.bench.engines import ways_of
 
-    return next(way for way in ways_of(Path(order["folder"]), passes=order["passes"]) if way.name == order["way"])
+    return next(way for way in ways_of(Path(order["folder"])) if way.name == order["way"])
 
 
 def _limits(device: str | None, quick: bool) -> dict[str, Any]:

@@ -14,6 +14,8 @@ DETOK_PREFIX = "detok_"
 _FURTHER = re.compile(r"(detok_[a-z]+)_[1-9][0-9]{0,4}")
 PASSES = ("one", "jacobi", "zipar", "drafts", "late")
 """Ways to draw codes of an AR de-tokenizer; tokens_to_image/passes.py says what each is."""
+CODE_PASSES = ("one", "jacobi", "zipar")
+"""Those of them that the language model has, too."""
 MAX_PICTURES = 1000
 """Most pictures of one call."""
 MAX_SEED = 2**62
@@ -41,6 +43,8 @@ class DrawSettings:
     """Of the de-tokenizer, 1 (none) to 50; None is the de-tokenizer's own default."""
     steps: int | None = None
     """Of a diffusion de-tokenizer, 1 to 1000; None is the de-tokenizer's own default."""
+    code_passes: str | None = None
+    """Of the language model: how many codes a pass draws, by the names of CODE_PASSES; None is one."""
     passes: str | None = None
     """Of an AR de-tokenizer: how many codes a pass draws, by the names of PASSES; None is one."""
 
@@ -53,10 +57,10 @@ class DrawSettings:
             check_range("detok_guidance", self.detok_guidance, 1, 50)
         if self.steps is not None:
             check_range("steps", self.steps, 1, 1000, whole=True)
-        if self.passes is not None and self.passes not in PASSES:
-            raise ConfigError(
-                f"passes is {shown(self.passes)}; choose {', '.join(PASSES)}.{nearest(str(self.passes), PASSES)}"
-            )
+        for name, known in (("code_passes", CODE_PASSES), ("passes", PASSES)):
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise ConfigError(f"{name} is {shown(value)}; choose {', '.join(known)}.{nearest(str(value), known)}")
         if self.passes is not None and not self.detok.startswith("ar"):
             raise ConfigError(
                 f"passes is for the AR de-tokenizer, and {shown(self.detok)} draws; leave it out, or use ar"

@@ -38,6 +38,10 @@ def bench(
         list[Literal["jacobi", "zipar", "drafts", "late"]] | None,
         Parameter(consume_multiple=True, help="Further ways to draw the codes of an AR de-tokenizer."),
     ] = None,
+    code_passes: Annotated[
+        list[Literal["jacobi", "zipar"]] | None,
+        Parameter(consume_multiple=True, help="Further ways to draw the codes of the language model."),
+    ] = None,
     plot: Annotated[Path | None, Parameter(help="Write a roofline plot: .png, .svg or .pdf.")] = None,
     overwrite: options.Overwrite = False,
     device: options.Device = None,
@@ -59,6 +63,7 @@ def bench(
         device=device,
         also=tuple(also or ()),
         passes=tuple(passes or ()),
+        code_passes=tuple(code_passes or ()),
     )
     if plot is not None:
         check_plot(plot, overwrite)

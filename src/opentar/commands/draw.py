@@ -28,6 +28,10 @@ _MOST_PICTURES = 100_000
 Guidance = Annotated[float | None, Parameter(help="How strictly the codes follow the prompt; 1 is no guidance.")]
 DetokGuidance = Annotated[float | None, Parameter(help="How strictly the de-tokenizer follows the codes.")]
 Steps = Annotated[int | None, Parameter(help="Steps of the diffusion de-tokenizer.")]
+CodePasses = Annotated[
+    Literal["one", "jacobi", "zipar"] | None,
+    Parameter(help="How many codes a pass of the language model draws. Default: one; jacobi draws the same codes."),
+]
 Passes = Annotated[
     Literal["one", "jacobi", "zipar", "drafts", "late"] | None,
     Parameter(help="How many codes a pass of the AR de-tokenizer draws. Default: one; jacobi draws the same picture."),
@@ -54,6 +58,7 @@ def generate(
     temperature: Temperature = None,
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
+    code_passes: CodePasses = None,
     passes: Passes = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -87,6 +92,7 @@ def generate(
                 temperature=temperature,
                 detok_guidance=detok_guidance,
                 steps=steps,
+                code_passes=code_passes,
                 passes=passes,
                 batch_size=_BATCH,
                 callback_on_step_end=callback,

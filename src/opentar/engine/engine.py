@@ -11,10 +11,10 @@ from torch import Tensor
 
 from opentar.core.errors import ConfigError, ModelError, OpenTarError
 from opentar.core.memory import is_out_of_memory
-from opentar.engine.backends.protocol import Backend
+from opentar.engine.backends.protocol import Backend, PlacingBackend
 from opentar.engine.beginnings import Beginnings
 from opentar.engine.events import Done, Event, Failed
-from opentar.engine.jobs import Job, job_of, picture_end
+from opentar.engine.jobs import Job, check_passes, job_of, picture_end
 from opentar.engine.request import Request, Sampling
 from opentar.engine.running import Running, by_ids, running
 from opentar.language.prompt import PromptBuilder
@@ -54,7 +54,10 @@ class Engine:
         return ticket
 
     def add(self, job: Job) -> None:
-        """Admit a request whose ids are known already, under a ticket that no other has."""
+        """Admit a request whose ids are known already, under a ticket that no other has. Raises ConfigError where the
+        backend draws one code a pass only and the request asks for several.
+        """
+        check_passes(job.request, self.backend)
         self._waiting.append(job)
 
     def cancel(self, ticket: int) -> None:
@@ -160,40 +163,52 @@ class Engine:
     def _advance(self, events: list[Event]) -> None:
         """One id of every request that runs; `events` takes what happens, so that an error loses none of it."""
         rows: dict[int, Tensor] = {}
-        drawn: dict[int, int | OpenTarError] = {}
+        drawn: dict[int, list[int] | OpenTarError] = {}
         for ids, those in by_ids(self._running).items():
-            logits_SV = self.backend.logits([slot for one in those for slot in one.slots], ids)
-            own = logits_SV.split([len(one.slots) for one in those])
+            logits_PV = self.backend.logits([slot for one in those for slot in one.slots], ids)
+            own = logits_PV.split([one.asked for one in those])
             for one, logits in zip(those, own, strict=True):
                 try:
-                    row = one.row(logits)
+                    found = one.rows(logits)
                 except OpenTarError as error:
                     # There may be no slot left for a choice.
                     drawn[one.job.ticket] = error
                     continue
-                if row is not None:
-                    rows[one.job.ticket] = row
+                if found is not None:
+                    rows[one.job.ticket] = found
         drawn |= self._draw(rows)
         for one in list(self._running):
-            found = drawn.get(one.job.ticket, 0)
-            if isinstance(found, OpenTarError):
-                events.append(Failed(one.job.ticket, found))
+            what = drawn.get(one.job.ticket, [])
+            if isinstance(what, OpenTarError):
+                events.append(Failed(one.job.ticket, what))
                 self._let_go([one])
                 continue
-            events += one.take(found)
+            events += one.take(what)
             if one.ended:
                 self._let_go([one])
         if self._running:
-            slots = [slot for one in self._running for slot in one.slots]
-            self.backend.extend(slots, [[token] for one in self._running for token in one.following])
+            self._write()
 
-    def _draw(self, rows: dict[int, Tensor]) -> dict[int, int | OpenTarError]:
-        """What is drawn from the row of each ticket; an error where a row holds no numbers."""
+    def _write(self) -> None:
+        """What follows in every request, in one pass."""
+        slots = [slot for one in self._running for slot in one.slots]
+        pieces = [ids for one in self._running for ids in one.following]
+        if all(one.positions is None for one in self._running):
+            self.backend.extend(slots, pieces)
+            return
+        positions: list[list[int] | None] = []
+        for one in self._running:
+            positions += [None] * len(one.slots) if one.positions is None else one.positions
+        assert isinstance(self.backend, PlacingBackend), "such requests are not admitted"
+        self.backend.put(slots, pieces, positions)
+
+    def _draw(self, rows: dict[int, Tensor]) -> dict[int, list[int] | OpenTarError]:
+        """What is drawn from the rows of each ticket; an error where a row holds no numbers."""
         alike: dict[tuple[Sampling, int], list[Running]] = {}
         for one in self._running:
             if one.job.ticket in rows:
                 alike.setdefault((one.job.request.sampling, len(one.ids)), []).append(one)
-        found: dict[int, int | OpenTarError] = {}
+        found: dict[int, list[int] | OpenTarError] = {}
         for those in alike.values():
             try:
                 found |= self._drawn(those, rows)
@@ -205,17 +220,18 @@ class Engine:
                         found[one.job.ticket] = error
         return found
 
-    def _drawn(self, those: Sequence[Running], rows: dict[int, Tensor]) -> dict[int, int]:
+    def _drawn(self, those: Sequence[Running], rows: dict[int, Tensor]) -> dict[int, list[int]]:
         sampling = those[0].job.request.sampling
-        drawn_B = gumbel_sample(
-            torch.stack([rows[one.job.ticket] for one in those]),
+        drawn_M = gumbel_sample(
+            torch.cat([rows[one.job.ticket] for one in those]),
             sampling.temperature,
             sampling.top_k,
             sampling.top_p,
-            [one.job.request.seed for one in those],
-            [one.place for one in those],
+            [one.job.request.seed for one in those for _ in one.places],
+            [place for one in those for place in one.places],
         )
-        return {one.job.ticket: drawn for one, drawn in zip(those, drawn_B.tolist(), strict=True)}
+        parts = drawn_M.split([len(one.places) for one in those])
+        return {one.job.ticket: part.tolist() for one, part in zip(those, parts, strict=True)}
 
     def _let_go(self, those: Sequence[Running]) -> None:
         for one in those:

@@ -17,6 +17,8 @@ class CodeDrawn:
     """Codes drawn so far, this one included."""
     total: int
     """Codes of the whole grid."""
+    place: int
+    """Which code of the grid it is, in reading order from 0; with several codes a pass they come in another order."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from opentar.core.errors import PromptError
+from opentar.core.errors import ConfigError, PromptError
+from opentar.engine.backends.protocol import Backend, PlacingBackend
 from opentar.engine.request import Choice, Codes, Request, unprompted
 from opentar.language.prompt import PromptBuilder
+from opentar.tokens_to_image.passes import ONE
 
 if TYPE_CHECKING:
     from opentar.language.model import LanguageConfig
@@ -43,6 +45,15 @@ def job_of(ticket: int, request: Request, builder: PromptBuilder, config: Langua
     if longest > builder.limit:
         raise PromptError(f"prompt and choices need {longest} tokens, the model has {builder.limit}; shorten them")
     return Job(ticket, request, prefix, choices=choices)
+
+
+def check_passes(request: Request, backend: Backend) -> None:
+    """Raise ConfigError for several codes a pass on a backend that cannot put ids at positions."""
+    grammar = request.grammar
+    if isinstance(grammar, Codes) and grammar.passes != ONE and not isinstance(backend, PlacingBackend):
+        raise ConfigError(
+            f"the engine {backend.name} draws one code a pass; leave code_passes out, or use torch or llamacpp"
+        )
 
 
 def picture_end(prefix: list[int], config: LanguageConfig) -> int:

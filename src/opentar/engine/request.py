@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from opentar.core.errors import ConfigError, PromptError
 from opentar.language.prompt import Turn
 from opentar.nn.sampling import check_sampling
+from opentar.tokens_to_image.passes import ONE, Passes
 from opentar.vocab import Scale
 
 
@@ -36,6 +37,14 @@ class Codes:
 
     scale: Scale
     """The grid."""
+    passes: Passes = ONE
+    """How many of its codes a pass of the language model draws; its guesses stand in one line, and all are guided."""
+
+    def __post_init__(self) -> None:
+        if self.passes.guided != 1 or (self.passes.guesses and self.passes.lead):
+            raise ConfigError(
+                f"the language model draws with guesses or with a lead, and guides all codes; {self.passes} is neither"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

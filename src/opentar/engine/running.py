@@ -20,6 +20,7 @@ from opentar.engine.events import CodeDrawn, Done, Event, TokenSaid
 from opentar.engine.jobs import Job
 from opentar.engine.request import Choice, Codes, Text
 from opentar.nn.sampling import guide
+from opentar.tokens_to_image.passes import ONE, Entry, Sheet
 
 if TYPE_CHECKING:
     from opentar.language.model import LanguageConfig
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 class Running(abc.ABC):
     """One request in the middle.
 
-    Each step its slots are asked for logits over `ids`, `row` makes of them what is drawn from, and `take` says what
-    was drawn. What `following` names is appended to the slots; one that is `ended` is let go.
+    Each step its slots are asked for logits over `ids`, `rows` makes of them what is drawn from, and `take` says what
+    was drawn. What `following` names goes into the slots; one that is `ended` is let go.
     """
 
     ids: range
@@ -38,8 +39,10 @@ class Running(abc.ABC):
     def __init__(self, job: Job, backend: Backend) -> None:
         self.job, self.backend = job, backend
         self.slots: list[int] = []
-        self.following: list[int] = []
-        """The next id of each slot."""
+        self.following: list[list[int]] = []
+        """The next ids of each slot."""
+        self.positions: list[list[int]] | None = None
+        """Where they go; None appends one to each slot."""
         self.place = 0
         """Ids drawn so far."""
         self.ended = False
@@ -49,39 +52,81 @@ class Running(abc.ABC):
         """What is read first, a slot each."""
         return [self.job.prefix]
 
-    @abc.abstractmethod
-    def row(self, logits_SV: Tensor) -> Tensor | None:
-        """The logits (V,) that the next id is drawn from; None where nothing is drawn."""
+    @property
+    def asked(self) -> int:
+        """Rows of logits that the slots have together."""
+        return len(self.slots) if self.positions is None else sum(map(len, self.positions))
+
+    @property
+    def places(self) -> list[int]:
+        """The place of each of `rows` in the answer: it fixes the noise."""
+        return [self.place]
 
     @abc.abstractmethod
-    def take(self, drawn: int) -> list[Event]:
-        """What happens with the entry of `ids` that was drawn; 0 where nothing is."""
+    def rows(self, logits_PV: Tensor) -> Tensor | None:
+        """The logits (M, V) that ids are drawn from, one of each; None where nothing is drawn."""
+
+    @abc.abstractmethod
+    def take(self, drawn: Sequence[int]) -> list[Event]:
+        """What happens with the entries of `ids` that were drawn, one of each row."""
 
 
 class _Drawing(Running):
+    """A sheet of codes that fills up, of which a pass draws one, or several (`passes.py` of the de-tokenizers)."""
+
     def __init__(self, job: Job, backend: Backend, grammar: Codes) -> None:
         super().__init__(job, backend)
         self._vocab, self._length = backend.config.vocab, grammar.scale.length
+        self._passes = grammar.passes
         self.ids = range(self._vocab.first_code, self._vocab.size)
-        self._codes: list[int] = []
+        self._sheet: Sheet | None = None
+        self._entries: list[Entry] = []
+        self._asked: list[tuple[int, int]] = [(0, 0)]
 
     @property
     def prompts(self) -> list[list[int]]:
         return [self.job.prefix] if self.job.other is None else [self.job.prefix, self.job.other]
 
-    def row(self, logits_SV: Tensor) -> Tensor:
-        one = logits_SV[0]
-        return one if len(logits_SV) == 1 else guide(one, logits_SV[1], self.job.request.sampling.guidance)
+    @property
+    def places(self) -> list[int]:
+        return [place for _, place in self._asked]
 
-    def take(self, drawn: int) -> list[Event]:
-        self._codes.append(drawn)
-        self.place = len(self._codes)
-        events: list[Event] = [CodeDrawn(self.job.ticket, drawn, self.place, self._length)]
+    def rows(self, logits_PV: Tensor) -> Tensor:
+        sides = [part[[row for row, _ in self._asked]] for part in logits_PV.chunk(len(self.slots))]
+        return sides[0] if len(sides) == 1 else guide(sides[0], sides[1], self.job.request.sampling.guidance)
+
+    def take(self, drawn: Sequence[int]) -> list[Event]:
+        if self._sheet is None:
+            self._sheet, fresh = Sheet(self._passes, self._length, drawn[0]), [0]
+        else:
+            self._sheet.accept(self._entries, dict(zip(self.places, drawn, strict=True)))
+            fresh = [entry.place + 1 for entry in self._entries if entry.wanted]
+        events: list[Event] = []
+        for place in fresh:
+            code = self._sheet.codes[place]
+            if code is not None:
+                self.place += 1
+                events.append(CodeDrawn(self.job.ticket, code, self.place, self._length, place))
         self.ended = self.place == self._length
         if self.ended:
-            events.append(Done(self.job.ticket, tuple(self._codes)))
-        self.following = [self._vocab.code_token(drawn)] * len(self.slots)
+            events.append(Done(self.job.ticket, tuple(code for code in self._sheet.codes if code is not None)))
+        else:
+            self._plan(self._sheet)
         return events
+
+    def _plan(self, sheet: Sheet) -> None:
+        """What the next pass computes, and what is drawn from it."""
+        entries = self._entries = sheet.entries()
+        self._asked = []
+        for row, entry in enumerate(entries):
+            if entry.wanted:
+                self._asked.append((row, entry.place + 1))
+                if row + 1 == len(entries) or entries[row + 1].line != entry.line:
+                    self._asked += [(row, place) for place in sheet.ahead(entry)]
+        ids = [self._vocab.code_token(entry.code) for entry in entries]
+        self.following = [ids] * len(self.slots)
+        if self._passes != ONE:
+            self.positions = [[len(prompt) + entry.place for entry in entries] for prompt in self.prompts]
 
 
 class _Saying(Running):
@@ -92,21 +137,22 @@ class _Saying(Running):
         self._most = min(grammar.max_new_tokens, backend.config.max_length - len(job.prefix))
         self._said: list[int] = []
 
-    def row(self, logits_SV: Tensor) -> Tensor:
-        self._banned = self._banned.to(logits_SV.device)
-        return logits_SV[0].masked_fill(self._banned, float("-inf"))
+    def rows(self, logits_PV: Tensor) -> Tensor:
+        self._banned = self._banned.to(logits_PV.device)
+        return logits_PV.masked_fill(self._banned, float("-inf"))
 
-    def take(self, drawn: int) -> list[Event]:
+    def take(self, drawn: Sequence[int]) -> list[Event]:
         events: list[Event] = []
-        stop = drawn == self.backend.config.end
+        (token,) = drawn
+        stop = token == self.backend.config.end
         if not stop:
-            self._said.append(drawn)
-            events.append(TokenSaid(self.job.ticket, drawn))
+            self._said.append(token)
+            events.append(TokenSaid(self.job.ticket, token))
         self.place = len(self._said)
         self.ended = stop or self.place == self._most
         if self.ended:
             events.append(Done(self.job.ticket, tuple(self._said)))
-        self.following = [drawn]
+        self.following = [[token]]
         return events
 
 
@@ -120,8 +166,8 @@ class _Choosing(Running):
         self._logs = [0.0] * len(job.choices)
         self._open: list[int] = []
 
-    def row(self, logits_SV: Tensor) -> None:
-        logits_SV = logits_SV.masked_fill(self._banned.to(logits_SV.device), float("-inf"))
+    def rows(self, logits_PV: Tensor) -> None:
+        logits_SV = logits_PV.masked_fill(self._banned.to(logits_PV.device), float("-inf"))
         logs_SV = logits_SV.double().log_softmax(-1)
         choices, place = self.job.choices, self.place
         if place == 0:
@@ -141,8 +187,8 @@ class _Choosing(Running):
             self.slots = kept
         self._open = going
 
-    def take(self, drawn: int) -> list[Event]:
-        self.following = [self.job.choices[choice][self.place] for choice in self._open]
+    def take(self, drawn: Sequence[int]) -> list[Event]:
+        self.following = [[self.job.choices[choice][self.place]] for choice in self._open]
         self.place += 1
         self.ended = not self._open
         if not self.ended:

@@ -280,9 +280,10 @@ class LlamaSequences:
         """Give `target`, which is empty, all that `source` has; the cells are shared."""
         self._library.llama_kv_cache_seq_cp(self._pointer, source, target, -1, -1)
 
-    def remove(self, slot: int) -> None:
-        """Empty a sequence."""
-        self._library.llama_kv_cache_seq_rm(self._pointer, slot, -1, -1)
+    def remove(self, slot: int, position: int | None = None) -> None:
+        """Empty a sequence, or one position of it."""
+        low, high = (-1, -1) if position is None else (position, position + 1)
+        self._library.llama_kv_cache_seq_rm(self._pointer, slot, low, high)
         self._holes = True
 
     @property

@@ -22,6 +22,8 @@ from opentar.core.folder import read_config, standing, verify
 from opentar.core.gguf_header import read_gguf
 from opentar.core.manifest import read_manifest
 from opentar.core.memory import available_bytes, check_memory
+from opentar.engine.backends.protocol import Pieces
+from opentar.engine.backends.slots import Held
 from opentar.language.folder import language_config
 from opentar.language.gguf_facts import GGUF_FILE, SOURCE_KEY, check_facts
 from opentar.language.model import LanguageConfig
@@ -101,7 +103,7 @@ class LlamaCppBackend:
 
     def _begin(self) -> None:
         self._free = set(range(self._slots))
-        self._lengths: dict[int, int] = {}
+        self._held: dict[int, Held] = {}
         self._last: dict[int, Tensor] = {}
 
     @cached_property
@@ -121,46 +123,57 @@ class LlamaCppBackend:
     def open(self, count: int) -> list[int]:
         """Empty slots; see the protocol."""
         if count > len(self._free):
-            most = len(self._lengths) + len(self._free)
+            most = len(self._held) + len(self._free)
             raise ModelError(f"{count} more sequences were asked for; {most} is the most at a time")
         slots = sorted(self._free)[:count]
         self._free.difference_update(slots)
-        self._lengths.update(dict.fromkeys(slots, 0))
+        self._held.update({slot: Held() for slot in slots})
         return slots
 
-    def extend(self, slots: Sequence[int], pieces: Sequence[Sequence[int]]) -> None:
+    def extend(self, slots: Sequence[int], pieces: Pieces) -> None:
         """Append ids to slots; see the protocol. Nothing is changed where the room does not suffice."""
+        self.put(slots, pieces, [None] * len(slots))
+
+    def put(self, slots: Sequence[int], pieces: Pieces, positions: Sequence[Sequence[int] | None]) -> None:
+        """Put ids at positions of their slots; see the protocol. Nothing is changed where the room does not suffice."""
         if not slots or not all(pieces):
             raise PromptError("no prompt was given, or an empty one; give at least one id each")
-        lengths = [len(piece) for piece in pieces]
-        starts = [self._lengths[slot] for slot in slots]
-        longest = max(start + length for start, length in zip(starts, lengths, strict=True))
+        starts, lengths = [self._held[slot].length for slot in slots], [len(piece) for piece in pieces]
+        full = [
+            range(start, start + length) if own is None else own
+            for start, length, own in zip(starts, lengths, positions, strict=True)
+        ]
+        longest = max(own[-1] for own in full) + 1
         if longest > self.config.max_length:
             raise ModelError(f"{longest} positions were asked for; this model has {self.config.max_length}")
         ids = np.concatenate([np.asarray(piece, np.int64) for piece in pieces])
         if ids.min() < 0 or ids.max() >= self.config.table_rows:
             raise PromptError(f"an id is outside 0 to {self.config.table_rows - 1}")
         self._reserve(len(ids))
-        positions = np.concatenate(
-            [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+        for slot, own in zip(slots, full, strict=True):
+            for position in self._held[slot].put(own):
+                self._sequences.remove(slot, position)
+        wanted = np.concatenate(
+            [np.full(len(own), placed is not None) for own, placed in zip(full, positions, strict=True)]
         )
-        wanted = np.zeros(len(ids), np.int8)
-        wanted[np.cumsum(lengths) - 1] = 1
+        wanted[np.cumsum(lengths) - 1] = True
         owners = np.repeat(np.asarray(slots), lengths)
+        places = np.concatenate([np.asarray(own) for own in full])
         self._sequences.use_threads(torch.get_num_threads())
-        self._decode(ids.astype(np.int32), positions.astype(np.int32), owners.astype(np.int32), wanted)
-        for slot, start, length in zip(slots, starts, lengths, strict=True):
-            self._lengths[slot] = start + length
+        found = self._decode(
+            ids.astype(np.int32), places.astype(np.int32), owners.astype(np.int32), wanted.astype(np.int8)
+        )
+        self._last.update({slot: torch.stack(rows) for slot, rows in found.items()})
 
     def logits(self, slots: Sequence[int], ids: range) -> Tensor:
         """Float32 logits of the next ids; see the protocol."""
-        return torch.stack([self._last[slot][ids.start : ids.stop : ids.step] for slot in slots])
+        return torch.cat([self._last[slot][:, ids.start : ids.stop : ids.step] for slot in slots])
 
     def fork(self, slot: int) -> int:
         """A copy of a slot that shares its cells; see the protocol."""
         (copied,) = self.open(1)
         self._sequences.copy(slot, copied)
-        self._lengths[copied] = self._lengths[slot]
+        self._held[copied] = self._held[slot].copy()
         if slot in self._last:
             # Never written to, only replaced.
             self._last[copied] = self._last[slot]
@@ -169,7 +182,7 @@ class LlamaCppBackend:
     def close(self, slots: Sequence[int]) -> None:
         """Give slots back; see the protocol."""
         for slot in slots:
-            if self._lengths.pop(slot, None) is not None:
+            if self._held.pop(slot, None) is not None:
                 self._sequences.remove(slot)
                 self._last.pop(slot, None)
                 self._free.add(slot)
@@ -193,8 +206,12 @@ class LlamaCppBackend:
 
     def _decode(
         self, ids: NDArray[np.int32], positions: NDArray[np.int32], slots: NDArray[np.int32], wanted: NDArray[np.int8]
-    ) -> None:
-        """Pass by pass; a pass whose ids find no gap beside one another in the cache is cut in two."""
+    ) -> dict[int, list[Tensor]]:
+        """Pass by pass; a pass whose ids find no gap beside one another in the cache is cut in two.
+
+        Returns the logits (rows,) of the ids that are wanted, in order, by their slot.
+        """
+        found: dict[int, list[Tensor]] = {}
         begin, width = 0, self._sequences.batch
         while begin < len(ids):
             part = slice(begin, begin + width)
@@ -209,8 +226,9 @@ class LlamaCppBackend:
                 logits = torch.from_numpy(self._sequences.logits(place).copy())
                 if not bool(torch.isfinite(logits).all()):
                     raise ModelError("llama.cpp computed NaN or infinity; get the model again, or use the torch engine")
-                self._last[int(slots[part][place])] = logits
+                found.setdefault(int(slots[part][place]), []).append(logits)
             begin += count
+        return found
 
 
 def _rounded(cells: int) -> int:

@@ -7,7 +7,7 @@ and values. Slots are independent: whatever a call names, the others stay as the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -36,10 +36,32 @@ class Backend(Protocol):
         """
 
     def logits(self, slots: Sequence[int], ids: range) -> Tensor:
-        """Float32 logits (B, len(ids)) of the next id of each slot, over these ids only."""
+        """Float32 logits (B, len(ids)) of the next id of each slot, over these ids only.
+
+        A slot whose last ids were put at positions (`PlacingBackend`) has a row for each of them, in their order.
+        """
 
     def fork(self, slot: int) -> int:
         """A new slot with the same ids; what is appended to one does not change the other."""
 
     def close(self, slots: Sequence[int]) -> None:
         """Give slots back."""
+
+
+@runtime_checkable
+class PlacingBackend(Backend, Protocol):
+    """A backend that also takes ids in another order than that of their positions: several codes a pass."""
+
+    def put(self, slots: Sequence[int], pieces: Pieces, positions: Sequence[Sequence[int] | None]) -> None:
+        """Put ids at positions of their slot, in one pass for all slots.
+
+        An id sees what its slot holds at smaller positions, those of this call included; positions that hold nothing
+        are passed over. What a position held before is replaced, and nobody sees it any more.
+
+        Args:
+            slots: each once.
+            pieces: ids of each slot, at least one.
+            positions: of the ids of each slot, ascending, from 0; None appends them as `extend` does.
+
+        Raises PromptError for an empty piece, ModelError beyond the model's positions.
+        """

@@ -6,6 +6,8 @@ Shapes: B slots of a call, K heads of keys and values, S positions, D width of a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -40,6 +42,28 @@ class SlotNumbers:
     def used(self) -> int:
         """How many are taken."""
         return len(self._taken)
+
+
+@dataclass
+class Held:
+    """Which positions of a slot hold ids: all below `length` but the gaps."""
+
+    length: int = 0
+    gaps: set[int] = field(default_factory=set)
+
+    def put(self, positions: Sequence[int]) -> list[int]:
+        """Take positions; returns those that held an id before, which is replaced."""
+        assert all(low < high for low, high in pairwise(positions)), positions
+        taken = [place for place in positions if place < self.length and place not in self.gaps]
+        end = max(self.length, positions[-1] + 1)
+        self.gaps.update(range(self.length, end))
+        self.gaps.difference_update(positions)
+        self.length = end
+        return taken
+
+    def copy(self) -> Held:
+        """The same, for a fork."""
+        return Held(self.length, set(self.gaps))
 
 
 class SlotCache:

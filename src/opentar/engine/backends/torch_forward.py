@@ -33,25 +33,30 @@ class Rows(NamedTuple):
     """Positions of each slot before."""
     ids_BT: Tensor
     """int64, on the device of the model."""
-    lengths: Sequence[int]
-    """How many ids of each row are real."""
+    lengths: Sequence[int] = ()
+    """How many ids of each row are real, where only the last one of each is asked about."""
+    placed: Placed | None = None
+    """Where the ids stand, if not one after the other behind `starts`."""
+
+
+class Placed(NamedTuple):
+    """Ids at positions of their own."""
+
+    positions_BT: Tensor
+    """int64"""
+    seen_BTS: Tensor
+    """bool: the positions that each id sees, its own included"""
 
 
 def forward(model: TarLanguageModel, cache: SlotCache, rows: Rows) -> Tensor:
-    """Hidden states (B, H) after the final norm, of the last id of each row; keys and values of all are kept.
+    """Hidden states (B, T, H) after the final norm, (B, 1, H) where `lengths` are given; keys and values are kept.
 
     The cache must have room for them all, fillings included.
     """
     qwen, config, device = model.qwen.model, model.config, rows.ids_BT.device
     count, width = rows.ids_BT.shape
-    seen = max(rows.starts) + width
-    starts_B = torch.tensor(rows.starts, device=device)
-    positions_BT = starts_B[:, None] + torch.arange(width, device=device)
     slots_B = torch.tensor(rows.slots, device=device)
-    fresh = not any(rows.starts)
-    # Rows that are in step see all that stands; a mask is for rows of different lengths, and for several new ids.
-    even = width == 1 and min(rows.starts) == max(rows.starts)
-    mask = None if fresh or even else _mask(positions_BT, seen, config.heads // config.kv_heads)
+    positions_BT, seen, fresh, mask = _placed(rows, config.heads // config.kv_heads)
     x_BTH = qwen.embed_tokens(rows.ids_BT)
     cos, sin = (part[:, None] for part in qwen.rotary_emb(x_BTH, positions_BT))
     chosen = _chosen(rows.slots, slots_B)
@@ -74,13 +79,13 @@ def forward(model: TarLanguageModel, cache: SlotCache, rows: Rows) -> Tensor:
         else:
             mixed = _attend(q, keys[chosen, :, :seen], values[chosen, :, :seen], mask)
         mixed_BTH = mixed.transpose(1, 2).reshape(count, width, -1)
-        if number == config.layers - 1:
+        if rows.lengths and number == config.layers - 1:
             # Nobody looks back at what comes out of the last block.
             ends = torch.arange(count, device=device), torch.tensor(rows.lengths, device=device) - 1
             x_BTH, mixed_BTH = x_BTH[ends][:, None], mixed_BTH[ends][:, None]
         x_BTH = x_BTH + inner.o_proj(mixed_BTH)
         x_BTH = x_BTH + _mlp(own, x_BTH)
-    normed: Tensor = qwen.norm(x_BTH[:, 0])
+    normed: Tensor = qwen.norm(x_BTH)
     return normed
 
 
@@ -102,10 +107,22 @@ def _chosen(slots: Sequence[int], slots_B: Tensor) -> slice | Tensor:
     return slice(first, first + len(slots)) if list(slots) == list(range(first, first + len(slots))) else slots_B
 
 
-def _mask(positions_BT: Tensor, seen: int, groups: int) -> Tensor:
-    """bool (B, 1, groups * T, S): a position sees itself and what stands before it in its own row."""
-    allowed_BTS = torch.arange(seen, device=positions_BT.device) <= positions_BT[..., None]
-    return allowed_BTS.repeat(1, groups, 1)[:, None]
+def _placed(rows: Rows, groups: int) -> tuple[Tensor, int, bool, Tensor | None]:
+    """Positions (B, T), how many positions are looked at, whether there are no earlier ones, and the mask.
+
+    The mask is bool (B, 1, groups * T, S): a position sees itself and what stands before it in its own row.
+    """
+    if rows.placed is not None:
+        seen_BTS = rows.placed.seen_BTS
+        return rows.placed.positions_BT, seen_BTS.shape[-1], False, seen_BTS.repeat(1, groups, 1)[:, None]
+    width, device = rows.ids_BT.shape[1], rows.ids_BT.device
+    seen, fresh = max(rows.starts) + width, not any(rows.starts)
+    positions_BT = torch.tensor(rows.starts, device=device)[:, None] + torch.arange(width, device=device)
+    # Rows that are in step see all that stands; a mask is for rows of different lengths, and for several new ids.
+    if fresh or (width == 1 and min(rows.starts) == max(rows.starts)):
+        return positions_BT, seen, fresh, None
+    allowed_BTS = torch.arange(seen, device=device) <= positions_BT[..., None]
+    return positions_BT, seen, False, allowed_BTS.repeat(1, groups, 1)[:, None]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
