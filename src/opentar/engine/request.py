@@ -10,6 +10,9 @@ from opentar.language.prompt import Turn
 from opentar.nn.sampling import check_sampling
 from opentar.vocab import Scale
 
+KEEP = 0.01
+"""How likely a code of a draft has to be beside the likeliest; docs/lab.md says how others fared."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -32,10 +35,26 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """The answer is a picture: exactly `scale.length` codes, complete by construction."""
+    """The answer is a picture: exactly `scale.length` codes, complete by construction.
+
+    Raises ConfigError for a draft of another length, or `keep` out of range.
+    """
 
     scale: Scale
     """The grid."""
+    draft: tuple[int, ...] = ()
+    """Codes to start from, one for each place of the grid: those that are likely enough stay, others are drawn. Empty:
+    all are drawn."""
+    keep: float = KEEP
+    """A code of the draft stays where it is at least so many times as likely as the likeliest, 0 (all stay) to 1."""
+
+    def __post_init__(self) -> None:
+        if self.draft and len(self.draft) != self.scale.length:
+            raise ConfigError(
+                f"the draft has {len(self.draft)} codes and the grid {self.scale.length}; encode it at this scale"
+            )
+        if not 0 <= self.keep <= 1:
+            raise ConfigError(f"keep is {self.keep}; give a number from 0 (the whole draft stays) to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from opentar.engine.backends.protocol import Backend
 from opentar.engine.events import CodeDrawn, Done, Event, TokenSaid
 from opentar.engine.jobs import Job
 from opentar.engine.request import Choice, Codes, Text
-from opentar.nn.sampling import guide
+from opentar.nn.sampling import guide, only_likely
 
 if TYPE_CHECKING:
     from opentar.language.model import LanguageConfig
@@ -62,6 +62,7 @@ class _Drawing(Running):
     def __init__(self, job: Job, backend: Backend, grammar: Codes) -> None:
         super().__init__(job, backend)
         self._vocab, self._length = backend.config.vocab, grammar.scale.length
+        self._draft, self._keep = grammar.draft, grammar.keep
         self.ids = range(self._vocab.first_code, self._vocab.size)
         self._codes: list[int] = []
 
@@ -71,7 +72,8 @@ class _Drawing(Running):
 
     def row(self, logits_SV: Tensor) -> Tensor:
         one = logits_SV[0]
-        return one if len(logits_SV) == 1 else guide(one, logits_SV[1], self.job.request.sampling.guidance)
+        row_V = one if len(logits_SV) == 1 else guide(one, logits_SV[1], self.job.request.sampling.guidance)
+        return only_likely(row_V, self._draft[self.place], self._keep) if self._draft else row_V
 
     def take(self, drawn: int) -> list[Event]:
         self._codes.append(drawn)
