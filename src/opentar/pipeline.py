@@ -213,6 +213,8 @@ class Tar:
         prompts = asking.prompts(prompt)
         n = check_range("n", n, 1, MAX_PICTURES, whole=True)
         seed = check_range("seed", seed, 0, MAX_SEED, whole=True)
+        rows = min(batch_size, n * len(prompts)) * (1 if settings.guidance == 1 else 2)
+        self._check_memory("language", detok=settings.detok, rows=rows)
         planned = plan(self.parts, self.known_words, prompts, n, seed, settings)
         # Loaded before anything is drawn: damaged weights are told at once.
         self.parts.detokenizer(settings.detok)
@@ -270,6 +272,7 @@ class Tar:
                 callback_on_preview=callback_on_preview,
                 **options,
             )
+        self._check_memory("language", detok=settings.detok, rows=1 if settings.guidance == 1 else 2)
         planned = plan(self.parts, self.known_words, asking.prompts(told), 1, seed, settings)
         self.parts.detokenizer(settings.detok)
         self._warn_of_unknown_words([told], "prompt")
@@ -342,6 +345,7 @@ class Tar:
         asked = asking.questions(image, question, scale, self.parts.vocab, defaults.scale)
         length = defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
         length = check_range("max_new_tokens", length, 1, MAX_ANSWER, whole=True)
+        self._check_memory("language", rows=min(BATCH, len(asked)))
         codes = iter(encode_all(self.parts, [picture for one in asked for picture in one.pictures], fit))
         # The model's own question behind `describe` is nobody's to mend.
         own = [one.text for one in asked if one.text != defaults.describe]
@@ -383,6 +387,7 @@ class Tar:
         if options.get("scale") is None:
             options["scale"] = self.parts.config.defaults.read.scale
         settings = settings_of(self.parts.config, options)
+        self._check_memory(detok=settings.detok)
         self.parts.detokenizer(settings.detok)
         codes_1N = encode_picture(self.parts, image, (self.parts.vocab.scale(settings.scale),), fit)[0]
         picture = paint(
@@ -410,6 +415,7 @@ class Tar:
         """
         words = check_range("words", words, 0, 20, whole=True)
         grid = self.parts.vocab.scale(self.parts.config.defaults.read.scale if scale is None else scale)
+        self._check_memory()
         codes_N = encode_picture(self.parts, image, (grid,), fit)[0][0]
         names: list[list[str]] = [[] for _ in range(grid.length)]
         if words and self.parts.words:
@@ -431,6 +437,12 @@ class Tar:
         """The old name of `encode`."""
         warnings.warn("Tar.tokens is called Tar.encode now", DeprecationWarning, stacklevel=2)
         return self.encode(image, scale, words=words, fit=fit)
+
+    def _check_memory(self, *parts: str, detok: str | None = None, rows: int = 1) -> None:
+        own = () if detok is None else (model_folder.detok_part(self.parts.config, detok),)
+        # Whatever engine runs the language model, once it is open its weights are there.
+        needed = [part for part in parts if part != "language" or "_open_backend" not in self.__dict__]
+        self.parts.check_memory("ta_tok", *needed, *own, rows=rows)
 
     @property
     def _made_by(self) -> dict[str, str]:
