@@ -32,6 +32,12 @@ Passes = Annotated[
     Literal["one", "jacobi", "zipar", "drafts", "late"] | None,
     Parameter(help="How many codes a pass of the AR de-tokenizer draws. Default: one; jacobi draws the same picture."),
 ]
+Prompts = Annotated[
+    str | None, Parameter(help="Text file with one prompt per line, in place of PROMPT; - reads stdin.")
+]
+CoarseFirst = Annotated[
+    bool, Parameter(help="Draw with the fewest codes first, show that, and make it the draft of the picture.")
+]
 Temperature = Annotated[float | None, Parameter(help="0 takes the likeliest codes; the higher, the more varied.")]
 
 
@@ -41,9 +47,7 @@ def generate(
     ] = None,
     /,
     *,
-    prompts: Annotated[
-        str | None, Parameter(help="Text file with one prompt per line, in place of PROMPT; - reads stdin.")
-    ] = None,
+    prompts: Prompts = None,
     out: options.Out = None,
     model: options.Model = "nano",
     detok: options.Detok = None,
@@ -55,9 +59,7 @@ def generate(
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
     passes: Passes = None,
-    coarse_first: Annotated[
-        bool, Parameter(help="Draw with the fewest codes first, show that, and make it the draft of the picture.")
-    ] = False,
+    coarse_first: CoarseFirst = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
     engine: options.LanguageEngine = None,
@@ -94,7 +96,6 @@ def generate(
                 batch_size=_BATCH,
                 coarse_first=coarse_first,
                 callback_on_step_end=callback,
-                # Painting is too short to look at in a terminal; a coarse picture stands while the finer one is made.
                 callback_on_preview=_shown(output) if coarse_first else None,
             )
         written = _save_all(output, pictures, places)
