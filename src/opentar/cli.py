@@ -25,6 +25,7 @@ EXIT_INTERRUPTED = 130
 _COMMANDS = {
     "demo": ("demo:demo", "Draw a picture, describe it and answer questions about it."),
     "generate": ("draw:generate", "Draw a picture from a prompt."),
+    "refine": ("draw:refine", "Make a finer version of a picture."),
     "reconstruct": ("draw:reconstruct", "Encode a picture and decode it again."),
     "ask": ("read:ask", "Answer a question about a picture."),
     "describe": ("read:describe", "Describe one or several pictures."),

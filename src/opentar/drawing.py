@@ -63,17 +63,19 @@ Previews = Callable[[list[Image.Image]], object]
 class Steps:
     """Joins the steps of several batches into one count for each kind of work, "codes" and "picture".
 
-    `previews`: who looks on meanwhile.
+    `previews`: who looks on meanwhile. `before`: what the names of works begin with, such as "coarse ".
     """
 
-    def __init__(self, callback: Progress | None, batches: int = 1, previews: Previews | None = None) -> None:
+    def __init__(
+        self, callback: Progress | None, batches: int = 1, previews: Previews | None = None, before: str = ""
+    ) -> None:
         self._callback, self._batches, self._done = callback, batches, 0
-        self.previews = previews
+        self.previews, self._before = previews, before
 
     def step(self, work: str, step: int, total: int) -> None:
         """One more step of this batch."""
         if self._callback is not None:
-            self._callback(work, self._done * total + step, self._batches * total)
+            self._callback(self._before + work, self._done * total + step, self._batches * total)
 
     def next_batch(self) -> None:
         """This batch is drawn."""
@@ -132,15 +134,19 @@ def draw(
     planned: Sequence[Drawing],
     settings: DrawSettings,
     made_by: dict[str, str],
-    callback: Progress | None,
-    previews: Previews | None,
+    steps: Steps,
+    first: Callable[[Sequence[Drawing]], Sequence[Drawing]] | None = None,
 ) -> Iterator[Image.Image]:
-    """The pictures, `engine.batch` of them at a time; `info` of each says how to repeat it, and `made_by`."""
+    """The pictures, `engine.batch` of them at a time; `info` of each says how to repeat it, and `made_by`.
+
+    `first` is done with each batch before it is drawn, and may put drafts into it.
+    """
     size = engine.batch
-    steps = Steps(callback, -(-len(planned) // size), previews)
     for start in range(0, len(planned), size):
         batch = planned[start : start + size]
-        codes_BN = _codes(engine, [one.request for one in batch], steps)
+        if first is not None:
+            batch = first(batch)
+        codes_BN = draw_codes(engine, [one.request for one in batch], steps)
         pictures = paint(parts, codes_BN, [one.request.seed for one in batch], settings, steps)
         steps.next_batch()
         for one, picture in zip(batch, pictures, strict=True):
@@ -155,7 +161,7 @@ def texts(settings: Mapping[str, object]) -> dict[str, str]:
     return {key: str(value) for key, value in settings.items() if value is not None}
 
 
-def _codes(engine: Engine, requests: Sequence[Request], steps: Steps) -> Tensor:
+def draw_codes(engine: Engine, requests: Sequence[Request], steps: Steps) -> Tensor:
     """Codes (B, N) int64 of drawings of one scale."""
     rows: dict[int, tuple[int, ...]] = {}
     for event in engine.run(requests):

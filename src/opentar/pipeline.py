@@ -32,6 +32,7 @@ from opentar.engine.jobs import check_passes
 from opentar.engine.pixels import encode_all, encode_picture
 from opentar.engine.request import Request, Text
 from opentar.language.known_words import KnownWords
+from opentar.refining import CoarseFirst, finer, origin_of, with_draft
 from opentar.vocab import Scale
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ class Tar:
         *,
         n: int = 1,
         seed: int = 0,
+        coarse_first: bool = False,
         callback_on_step_end: Progress | None = None,
         callback_on_preview: Previews | None = None,
         **options: Unpack[DrawOptions],
@@ -153,9 +155,12 @@ class Tar:
             prompt: a text in English or Chinese, or several.
             n: pictures per prompt, 1 to 1000.
             seed: of the first picture, from 0.
-            callback_on_step_end: called as (work, step, total); the works are "codes" and "picture".
+            coarse_first: draw each picture on the coarsest grid first, and then as `refine` does.
+            callback_on_step_end: called as (work, step, total); the works are "codes" and "picture", with
+                `coarse_first` "coarse codes" and "coarse picture" before them.
             callback_on_preview: called with the pictures of a batch as they stand, at most once a second while they are
-                painted; looking costs a fifth of the time at most.
+                painted; looking costs a fifth of the time at most. With `coarse_first` it is called once a batch, with
+                the finished coarse pictures.
             scale: index of the code grid, 0 (finest) to 2 (coarsest).
             detok: "diffusion" or "ar".
             guidance: of the language model over codes, 1 (none) to 50.
@@ -179,6 +184,7 @@ class Tar:
             prompt,
             n=n,
             seed=seed,
+            coarse_first=coarse_first,
             callback_on_step_end=callback_on_step_end,
             callback_on_preview=callback_on_preview,
             **options,
@@ -192,6 +198,7 @@ class Tar:
         n: int = 1,
         seed: int = 0,
         batch_size: int = BATCH,
+        coarse_first: bool = False,
         callback_on_step_end: Progress | None = None,
         callback_on_preview: Previews | None = None,
         **options: Unpack[DrawOptions],
@@ -209,21 +216,75 @@ class Tar:
         prompts = asking.prompts(prompt)
         n = check_range("n", n, 1, MAX_PICTURES, whole=True)
         seed = check_range("seed", seed, 0, MAX_SEED, whole=True)
+        rows = min(batch_size, n * len(prompts)) * (1 if settings.guidance == 1 else 2)
+        self._check_memory("language", detok=settings.detok, rows=rows)
         planned = plan(self.parts, self.known_words, prompts, n, seed, settings)
         # Loaded before anything is drawn: damaged weights are told at once.
         self.parts.detokenizer(settings.detok)
+        engine, batches = self.engine(batch_size), -(-len(planned) // batch_size)
+        steps, first = Steps(callback_on_step_end, batches, callback_on_preview), None
+        if coarse_first:
+            # Whoever has seen the finished coarse picture does not want to see noise after it.
+            steps.previews = None
+            coarse = Steps(callback_on_step_end, batches, callback_on_preview, before="coarse ")
+            first = CoarseFirst(self.parts, engine, settings, coarse)
         self._warn_of_unknown_words(prompts, "prompt")
-        engine = self.engine(batch_size)
         check_passes(planned[0].request, engine.backend)
-        return draw(
-            self.parts,
-            engine,
-            planned,
-            settings,
-            self._made_by,
-            callback_on_step_end,
-            callback_on_preview,
-        )
+        return draw(self.parts, engine, planned, settings, self._made_by, steps, first)
+
+    @torch.no_grad()
+    def refine(
+        self,
+        image: Picture,
+        *,
+        prompt: str | None = None,
+        seed: int | None = None,
+        fit: str | None = None,
+        callback_on_step_end: Progress | None = None,
+        callback_on_preview: Previews | None = None,
+        **options: Unpack[DrawOptions],
+    ) -> Image.Image:
+        """A finer version of a picture: the same scene in more codes.
+
+        The picture is encoded on the finer grid; codes that the language model finds likely enough given the prompt
+        stay, others are drawn anew. Without a prompt all stay, and the picture is only painted again.
+
+        Args:
+            image: a picture drawn on a coarser grid, or any other.
+            prompt: what it shows; None is what a picture file or `image.info` says, "" is none.
+            seed: of codes and painting; None is that of the picture, or 0.
+            fit: as in `ask`.
+            scale: index of the finer grid; None is one finer than the picture's own, or 0 where it does not say.
+            detok: None is what painted the picture, where the model has it. The other options, callbacks and errors are
+                those of `generate`.
+
+        Raises:
+            ImageError: the picture cannot be read.
+            PromptError: the prompt cannot be drawn; give another one, or "".
+        """
+        origin = origin_of(image)
+        settings = settings_of(self.parts.config, finer(self.parts.config, origin, options))
+        seed = check_range("seed", (origin.seed or 0) if seed is None else seed, 0, MAX_SEED, whole=True)
+        told = origin.prompt if prompt is None else prompt
+        if not told:
+            options = {**options, "scale": settings.scale, "detok": settings.detok}
+            return self.reconstruct(
+                image,
+                fit=fit,
+                seed=seed,
+                callback_on_step_end=callback_on_step_end,
+                callback_on_preview=callback_on_preview,
+                **options,
+            )
+        self._check_memory("language", detok=settings.detok, rows=1 if settings.guidance == 1 else 2)
+        planned = plan(self.parts, self.known_words, asking.prompts(told), 1, seed, settings)
+        self.parts.detokenizer(settings.detok)
+        self._warn_of_unknown_words([told], "prompt")
+        one = with_draft(self.parts, planned[0], image, fit)
+        steps = Steps(callback_on_step_end, previews=callback_on_preview)
+        come_from = {} if origin.scale is None else {"refined_from": str(origin.scale)}
+        (picture,) = draw(self.parts, self.engine(1), [one], settings, self._made_by | come_from, steps)
+        return picture
 
     def engine(self, batch: int | None = None, *, keep: bool = True) -> Engine:
         """An engine over the language model that runs up to `batch` requests side by side; None is BATCH.
@@ -291,6 +352,7 @@ class Tar:
         asked = asking.questions(image, question, scale, self.parts.vocab, defaults.scale)
         length = defaults.max_new_tokens if max_new_tokens is None else max_new_tokens
         length = check_range("max_new_tokens", length, 1, MAX_ANSWER, whole=True)
+        self._check_memory("language", rows=min(BATCH, len(asked)))
         codes = iter(encode_all(self.parts, [picture for one in asked for picture in one.pictures], fit))
         # The model's own question behind `describe` is nobody's to mend.
         own = [one.text for one in asked if one.text != defaults.describe]
@@ -332,6 +394,7 @@ class Tar:
         if options.get("scale") is None:
             options["scale"] = self.parts.config.defaults.read.scale
         settings = settings_of(self.parts.config, options)
+        self._check_memory(detok=settings.detok)
         self.parts.detokenizer(settings.detok)
         codes_1N = encode_picture(self.parts, image, (self.parts.vocab.scale(settings.scale),), fit)[0]
         picture = paint(
@@ -359,6 +422,7 @@ class Tar:
         """
         words = check_range("words", words, 0, 20, whole=True)
         grid = self.parts.vocab.scale(self.parts.config.defaults.read.scale if scale is None else scale)
+        self._check_memory()
         codes_N = encode_picture(self.parts, image, (grid,), fit)[0][0]
         names: list[list[str]] = [[] for _ in range(grid.length)]
         if words and self.parts.words:
@@ -380,6 +444,12 @@ class Tar:
         """The old name of `encode`."""
         warnings.warn("Tar.tokens is called Tar.encode now", DeprecationWarning, stacklevel=2)
         return self.encode(image, scale, words=words, fit=fit)
+
+    def _check_memory(self, *parts: str, detok: str | None = None, rows: int = 1) -> None:
+        own = () if detok is None else (model_folder.detok_part(self.parts.config, detok),)
+        # Whatever engine runs the language model, once it is open its weights are there.
+        needed = [part for part in parts if part != "language" or "_open_backend" not in self.__dict__]
+        self.parts.check_memory("ta_tok", *needed, *own, rows=rows)
 
     @property
     def _made_by(self) -> dict[str, str]:

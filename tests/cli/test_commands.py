@@ -133,6 +133,18 @@ def test_describe_holds_one_decoded_picture_at_a_time(run, tiny_model, picture, 
     assert most <= 2
 
 
+def test_refine_takes_prompt_and_seed_from_the_picture(run, tiny_model, tmp_path):
+    own = ("--model", tiny_model)
+    assert run("generate", "a dog", "--scale", 2, "--seed", 3, "-o", "coarse.png", *own)[0] == 0
+    assert run("refine", "coarse.png", *own)[:2] == (0, "refined.png\n")
+    code, out, _ = run("refine", "coarse.png", "--scale", 0, "--prompt", "", "-o", "plain.png", "--json", *own)
+    assert code == 0 and "prompt" not in json.loads(out)["picture"]["settings"]
+    settings = read_metadata(tmp_path / "refined.png")
+    assert (settings["prompt"], settings["seed"], settings["scale"]) == ("a dog", "3", "1")
+    assert run("generate", "a dog", "--scale", 1, "--seed", 3, "--coarse-first", "-o", "first.png", *own)[0] == 0
+    assert np.array_equal(Image.open(tmp_path / "first.png"), Image.open(tmp_path / "refined.png"))
+
+
 def test_reconstruct(run, tiny_model, picture, tmp_path):
     assert run("reconstruct", picture, "-o", "back.png", "--model", tiny_model, "--scale", 0)[:2] == (0, "back.png\n")
     assert read_metadata(tmp_path / "back.png")["scale"] == "0"

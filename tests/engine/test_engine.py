@@ -273,3 +273,38 @@ def test_a_choice_that_is_too_long_is_refused_when_it_is_asked(engine: Engine, m
     with pytest.raises(PromptError, match="prompt and choices need"):
         engine.submit(Request(turns=asked("a dog"), grammar=Choice(texts=("no " * model.config.max_length,))))
     assert engine.idle
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@torch.no_grad()
+def test_a_draft_stays_where_the_model_finds_it_likely_and_is_drawn_anew_elsewhere(
+    engine: Engine, model: TarLanguageModel, temperature: float
+) -> None:
+    scale = engine.builder.vocab.scale(2)
+    plain = drawing("a dog", scale, seed=3, temperature=temperature)
+    (own,) = answers(engine, plain)
+    generator = torch.Generator().manual_seed(0)
+    draft = tuple(torch.randint(len(code_ids(model)), (scale.length,), generator=generator).tolist())
+    drafted = {
+        keep: answers(engine, replace(plain, grammar=Codes(scale=scale, draft=draft, keep=keep)))[0]
+        for keep in (0.0, 0.9, 1.0)
+    }
+    assert drafted[0.0] == list(draft)
+    # Its own drawing as a draft comes back whatever is asked of it: where it does not stay, the same noise draws it.
+    assert answers(engine, replace(plain, grammar=Codes(scale=scale, draft=tuple(own), keep=1.0)))[0] == own
+    mixed, ids = drafted[0.9], engine.builder.prefix(asked("a dog"), scale)
+    kept = [code == guess for code, guess in zip(mixed, draft, strict=True)]
+    assert any(kept) and not all(kept)
+    for code, guess in zip(mixed, draft, strict=True):
+        chances = model.head(model.hidden(torch.tensor([ids]))[0, -1], code_ids(model)).float().softmax(-1)
+        stays = float(chances[guess] / chances.max()) >= 0.9
+        assert code == guess if stays else temperature > 0 or code == int(chances.argmax())
+        ids.append(model.vocab.code_token(code))
+
+
+def test_a_drafted_drawing_is_the_same_alone_and_among_others(engine: Engine) -> None:
+    scale = engine.builder.vocab.scale(2)
+    drafted = replace(
+        drawing("a dog", scale, guidance=2.0), grammar=Codes(scale=scale, draft=(1,) * scale.length, keep=0.9)
+    )
+    assert answers(engine, drafted, drawing("a dog", scale), reading("say"))[0] == answers(engine, drafted)[0]

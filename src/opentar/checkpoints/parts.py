@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from opentar.checkpoints import model_folder, settings
+from opentar.checkpoints.needs import check_room
 from opentar.core.device import resolve_device
 from opentar.core.errors import ModelError, WeightsError
 from opentar.core.folder import CONFIG, changed_parts, folder_hash, is_quantized, read_listed, verify
@@ -79,6 +80,17 @@ class ModelParts:
             if part.startswith("detok_diffusion") and not (self.folder / part / "model_index.json").is_file():
                 types[part] = torch.float32
         return {part: str(dtype).removeprefix("torch.") for part, dtype in types.items()}
+
+    def check_memory(self, *parts: str, rows: int = 1) -> None:
+        """Refuse a task that needs these parts where they will not fit into memory, before any of them is loaded.
+
+        `rows`: sequences side by side. On other devices than the CPU nothing is said. Raises ModelError.
+        """
+        here = self.__dict__
+        loaded = [part for part in parts if part in here or part.removeprefix("detok_") in self._detokenizers]
+        if self.device.type == "cpu" and len(loaded) < len(parts):
+            running = self.running
+            check_room(self.folder, {part: running[part] for part in parts}, loaded, rows=rows)
 
     def _type(self, part: str) -> "LoadDtype":
         dtype = self._types[next(kind for kind in self._types if part.startswith(kind))]

@@ -1,11 +1,11 @@
-"""`opentar generate` and `opentar reconstruct`: commands whose result is a picture."""
+"""`opentar generate`, `opentar refine` and `opentar reconstruct`: commands whose result is a picture."""
 
 import contextlib
 import itertools
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -36,6 +36,12 @@ Passes = Annotated[
     Literal["one", "jacobi", "zipar", "drafts", "late"] | None,
     Parameter(help="How many codes a pass of the AR de-tokenizer draws. Default: one; jacobi draws the same picture."),
 ]
+Prompts = Annotated[
+    str | None, Parameter(help="Text file with one prompt per line, in place of PROMPT; - reads stdin.")
+]
+CoarseFirst = Annotated[
+    bool, Parameter(help="Draw with the fewest codes first, show that, and make it the draft of the picture.")
+]
 Temperature = Annotated[float | None, Parameter(help="0 takes the likeliest codes; the higher, the more varied.")]
 
 
@@ -45,9 +51,7 @@ def generate(
     ] = None,
     /,
     *,
-    prompts: Annotated[
-        str | None, Parameter(help="Text file with one prompt per line, in place of PROMPT; - reads stdin.")
-    ] = None,
+    prompts: Prompts = None,
     out: options.Out = None,
     model: options.Model = "nano",
     detok: options.Detok = None,
@@ -60,6 +64,7 @@ def generate(
     steps: Steps = None,
     code_passes: CodePasses = None,
     passes: Passes = None,
+    coarse_first: CoarseFirst = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
     engine: options.LanguageEngine = None,
@@ -95,11 +100,21 @@ def generate(
                 code_passes=code_passes,
                 passes=passes,
                 batch_size=_BATCH,
+                coarse_first=coarse_first,
                 callback_on_step_end=callback,
+                callback_on_preview=_shown(output) if coarse_first else None,
             )
         written = _save_all(output, pictures, places)
     output.result({"pictures": written, "seconds": round(time.perf_counter() - started, 3)})
     return output.code
+
+
+def _shown(output: Output) -> "Callable[[Sequence[Image]], None]":
+    def show(pictures: "Sequence[Image]") -> None:
+        for picture in pictures:
+            output.picture(picture)
+
+    return show
 
 
 def _places(output: Output, out: str | None, count: int, overwrite: bool, several: bool) -> list[Place]:
@@ -171,6 +186,66 @@ def tell(output: Output, image: "Image", told: Mapping[str, Any]) -> None:
     if "path" in told:
         output.picture(image)
         output.line(told["path"])
+
+
+def refine(
+    image: Annotated[str, Parameter(help="Picture to refine; - reads stdin.")],
+    /,
+    *,
+    prompt: Annotated[
+        str | None, Parameter(help='What it shows. Default: what the picture file says; "" keeps all codes.')
+    ] = None,
+    out: options.Out = None,
+    model: options.Model = "nano",
+    detok: options.Detok = None,
+    scale: Annotated[
+        int | None, Parameter(help="Grid of codes, 0 is the finest. Default: one finer than that of the picture.")
+    ] = None,
+    fit: options.Fit = None,
+    seed: Annotated[int | None, Parameter(help="Seed of codes and painting. Default: that of the picture.")] = None,
+    guidance: Guidance = None,
+    temperature: Temperature = None,
+    detok_guidance: DetokGuidance = None,
+    steps: Steps = None,
+    passes: Passes = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    engine: options.LanguageEngine = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+) -> int:
+    """Make a finer version of a picture: the same scene in more codes.
+
+    Without --out the picture is refined.png, or the next free refined-2.png, ...
+    """
+    output = Output(json)
+    place = stdout_place(output)[0] if out == HYPHEN else picture_places(out, 1, "refined", overwrite=overwrite)[0]
+    with output.working():
+        started = time.perf_counter()
+        source = picture_source(image)
+        # Read before the model is loaded: what is no picture is told at once.
+        opened = open_source(source)
+        tar = load(model, device, dtype, engine)
+        with output.progress() as callback:
+            result = tar.refine(
+                source if isinstance(source, str) else opened,
+                prompt=prompt,
+                seed=seed,
+                fit=fit,
+                detok=detok,
+                scale=scale,
+                guidance=guidance,
+                temperature=temperature,
+                detok_guidance=detok_guidance,
+                steps=steps,
+                passes=passes,
+                callback_on_step_end=callback,
+            )
+        seconds = time.perf_counter() - started
+    written = save(output, result, place)
+    tell(output, result, written)
+    output.result({"source": image, "picture": written, "seconds": round(seconds, 3)})
+    return output.code
 
 
 def reconstruct(

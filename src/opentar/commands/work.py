@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -13,6 +13,9 @@ from opentar.commands.output import Output
 from opentar.commands.picture import is_picture_file, picture_info
 from opentar.core.disk import human_bytes
 from opentar.core.errors import ConfigError, nearest, shown
+
+if TYPE_CHECKING:
+    from opentar.checkpoints.settings import ModelConfig
 
 TRAINABLE = ("nano",)
 _TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "I8": "int8", "I64": "int64", "BOOL": "bool"}
@@ -64,14 +67,29 @@ def info(
         output.line(f"part     {part}: {facts['parameters']:,} parameters, {human_bytes(facts['bytes'])}, {stored}")
         if config.part_licences:
             output.line(f"         licence: {facts['licence'] or 'not stated'}")
+    memory = _memory(folder, config)
+    output.line(f"memory   {human_bytes(memory['bytes'])} to draw and read{''.join(memory['told'])}")
     output.line(f"draws    {', '.join(config.detokenizers) or 'nothing: no de-tokenizer'}")
     output.line(f"words    {len(config.known_words) or 'not listed'}")
     output.line(f"licence  {config.licence or 'not stated'}")
     output.line(f"data     {config.data or 'not stated'}")
     described = {"name": config.name, "folder": str(folder), "hash": digest, "bytes": total, "verified": verify}
-    described |= {"changed": changed}
+    described |= {"changed": changed, "memory_bytes": {"stored": memory["bytes"], **memory["modes"]}}
     described |= {"parts": parts, "detokenizers": config.detokenizers, "known_words": config.known_words}
     output.result(described | {"licence": config.licence, "data": config.data})
+
+
+def _memory(folder: Path, config: "ModelConfig") -> dict[str, Any]:
+    """Bytes that drawing and reading take, the program included, as stored on a CPU and for each quantized copy."""
+    from opentar.checkpoints.needs import PROGRAM_BYTES, modes, needs_of
+    from opentar.checkpoints.settings import DETOK_PREFIX, REQUIRED_PARTS
+    from opentar.core.folder import is_quantized
+
+    own = [DETOK_PREFIX + config.defaults.draw.detok] if config.detokenizers else []
+    types = {part: "packed" if is_quantized(folder / part) else "stored" for part in (*REQUIRED_PARTS, *own)}
+    found = {target: size + PROGRAM_BYTES for target, size in modes(folder, types).items()}
+    told = [f"; as {target} {human_bytes(size)}" for target, size in found.items()]
+    return {"bytes": needs_of(folder, types).total + PROGRAM_BYTES, "modes": found, "told": told}
 
 
 def _part_facts(folder: Path, part: str, licence: str) -> dict[str, Any]:

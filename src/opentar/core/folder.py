@@ -163,6 +163,12 @@ def is_quantized(folder: Path) -> bool:
     return any(bool(read_config(place).get(_QUANTIZED)) for place in (folder, *inner))
 
 
+def packed_tensors(folder: Path) -> set[str]:
+    """Names of the tensors of a part that are computed quantized; empty for a part that is not."""
+    found = read_config(folder).get(_QUANTIZED) if (folder / CONFIG).is_file() else None
+    return set(found) if isinstance(found, dict) else set()
+
+
 class _Storage(NamedTuple):
     storage: str
     tied: dict[str, str]

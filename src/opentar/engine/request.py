@@ -11,6 +11,9 @@ from opentar.nn.sampling import check_sampling
 from opentar.tokens_to_image.passes import ONE, Passes
 from opentar.vocab import Scale
 
+KEEP = 0.01
+"""How likely a code of a draft has to be beside the likeliest; docs/lab.md says how others fared."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -33,18 +36,32 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """The answer is a picture: exactly `scale.length` codes, complete by construction."""
+    """The answer is a picture: exactly `scale.length` codes, complete by construction.
+
+    Raises ConfigError for a draft of another length, or `keep` out of range.
+    """
 
     scale: Scale
     """The grid."""
     passes: Passes = ONE
     """How many of its codes a pass of the language model draws; its guesses stand in one line, and all are guided."""
+    draft: tuple[int, ...] = ()
+    """Codes to start from, one for each place of the grid: those that are likely enough stay, others are drawn. Empty:
+    all are drawn."""
+    keep: float = KEEP
+    """A code of the draft stays where it is at least so many times as likely as the likeliest, 0 (all stay) to 1."""
 
     def __post_init__(self) -> None:
         if self.passes.guided != 1 or (self.passes.guesses and self.passes.lead):
             raise ConfigError(
                 f"the language model draws with guesses or with a lead, and guides all codes; {self.passes} is neither"
             )
+        if self.draft and len(self.draft) != self.scale.length:
+            raise ConfigError(
+                f"the draft has {len(self.draft)} codes and the grid {self.scale.length}; encode it at this scale"
+            )
+        if not 0 <= self.keep <= 1:
+            raise ConfigError(f"keep is {self.keep}; give a number from 0 (the whole draft stays) to 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from opentar.engine.backends.protocol import Backend
 from opentar.engine.events import CodeDrawn, Done, Event, TokenSaid
 from opentar.engine.jobs import Job
 from opentar.engine.request import Choice, Codes, Text
-from opentar.nn.sampling import guide
+from opentar.nn.sampling import guide, only_likely
 from opentar.tokens_to_image.passes import ONE, Entry, Sheet
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class _Drawing(Running):
         super().__init__(job, backend)
         self._vocab, self._length = backend.config.vocab, grammar.scale.length
         self._passes = grammar.passes
+        self._draft, self._keep = grammar.draft, grammar.keep
         self.ids = range(self._vocab.first_code, self._vocab.size)
         self._sheet: Sheet | None = None
         self._entries: list[Entry] = []
@@ -93,7 +94,11 @@ class _Drawing(Running):
 
     def rows(self, logits_PV: Tensor) -> Tensor:
         sides = [part[[row for row, _ in self._asked]] for part in logits_PV.chunk(len(self.slots))]
-        return sides[0] if len(sides) == 1 else guide(sides[0], sides[1], self.job.request.sampling.guidance)
+        rows_PV = sides[0] if len(sides) == 1 else guide(sides[0], sides[1], self.job.request.sampling.guidance)
+        if not self._draft:
+            return rows_PV
+        pairs = zip(rows_PV, self.places, strict=True)
+        return torch.stack([only_likely(row_V, self._draft[place], self._keep) for row_V, place in pairs])
 
     def take(self, drawn: Sequence[int]) -> list[Event]:
         if self._sheet is None:

@@ -9,6 +9,7 @@ Legend: B rows, V entries to choose from, C candidates that are looked at instea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,20 @@ times as long."""
 def guide(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance, uncond + scale (cond - uncond); scale 1 returns `cond` itself."""
     return cond if scale == 1 else uncond + scale * (cond - uncond)
+
+
+def only_likely(logits_V: Tensor, entry: int, share: float) -> Tensor:
+    """Logits (V,) with `entry` alone where it is at least `share` times as likely as the likeliest, else as given.
+
+    Whoever draws from them takes a guess that the model itself might have made, and draws where it would not have.
+    NaN and infinity are handed on, for the draw to refuse.
+    """
+    likely = share == 0 or bool(logits_V[entry] >= logits_V.max() + math.log(share))
+    if not likely or not bool(torch.isfinite(logits_V).all()):
+        return logits_V
+    alone_V = torch.full_like(logits_V, float("-inf"))
+    alone_V[entry] = logits_V[entry]
+    return alone_V
 
 
 def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
