@@ -28,10 +28,6 @@ _MOST_PICTURES = 100_000
 Guidance = Annotated[float | None, Parameter(help="How strictly the codes follow the prompt; 1 is no guidance.")]
 DetokGuidance = Annotated[float | None, Parameter(help="How strictly the de-tokenizer follows the codes.")]
 Steps = Annotated[int | None, Parameter(help="Steps of the diffusion de-tokenizer.")]
-Passes = Annotated[
-    Literal["one", "jacobi", "zipar", "drafts", "late"] | None,
-    Parameter(help="How many codes a pass of the AR de-tokenizer draws. Default: one; jacobi draws the same picture."),
-]
 Temperature = Annotated[float | None, Parameter(help="0 takes the likeliest codes; the higher, the more varied.")]
 
 
@@ -54,7 +50,7 @@ def generate(
     temperature: Temperature = None,
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
-    passes: Passes = None,
+    passes: options.Passes = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     engine: options.LanguageEngine = None,
@@ -180,7 +176,7 @@ def reconstruct(
     seed: options.Seed = 0,
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
-    passes: Passes = None,
+    passes: options.Passes = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,

@@ -152,10 +152,14 @@ def evaluate(
     out: Annotated[
         Path | None, Parameter(name=["--out", "-o"], help="New folder for the report, the sheets and the drawings.")
     ] = None,
+    against: Annotated[
+        Path | None, Parameter(help="Report of another model (its --out) to compare with, example by example.")
+    ] = None,
     samples: Annotated[int, Parameter(help="Drawings per prompt.")] = 1,
     links: Annotated[bool, Parameter(negative="--no-links", help="Also evaluate each part on its own.")] = True,
     detok: options.Detok = None,
     scale: options.Scale = None,
+    passes: options.Passes = None,
     seed: Annotated[int, Parameter(help="Seed of every drawing.")] = 0,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -177,7 +181,9 @@ def evaluate(
                 seed=seed,
                 detok=detok,
                 scale=scale,
+                passes=passes,
                 out_dir=out,
+                against=against,
                 samples=samples,
                 links=links,
                 progress=progress,

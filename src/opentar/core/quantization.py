@@ -134,33 +134,44 @@ def _rows_of_8(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return values.view(tensor.shape), scale
 
 
-def _groups_of_4(tensor: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Of several ranges for each group the one with the smallest squared error."""
-    numbers = tensor.float().unflatten(1, (-1, group))
-    low, high = numbers.amin(-1, keepdim=True), numbers.amax(-1, keepdim=True)
-    best: tuple[Tensor, Tensor, Tensor] | None = None
-    least = torch.empty(0)
+def search_group(numbers: Tensor, weights: Tensor | None = None) -> Tensor:
+    """float32 (..., 2): scale and middle for groups (..., columns), of several ranges the one of least squared error.
+
+    Both are rounded as they are stored, and as products in bfloat16 use them: what is measured is what will be computed.
+    `weights` (columns,): how much the error of each column counts; None for all alike.
+    """
+    low, high = numbers.amin(-1), numbers.amax(-1)
+    best = numbers.new_empty(*low.shape, 2)
+    least = torch.full_like(low, float("inf"))
     for share in _SHRUNK:
-        # Rounded as they are stored, and as products in bfloat16 use them: what is measured is what will be computed.
         scale = ((high - low) * share / 15).bfloat16().half().float()
         middle = ((high + low) / 2 + scale / 2).bfloat16().half().float()
-        steps = torch.where(scale == 0, 1.0, scale)
-        q = ((numbers - middle) / steps).round_().clamp_(-8, 7)
-        error = (q * scale).add_(middle).sub_(numbers).square_().sum(-1, keepdim=True)
-        if best is None:
-            best, least = (q, scale, middle), error
-            continue
-        better = error < least
-        least = torch.where(better, error, least)
-        best = (
-            torch.where(better, q, best[0]),
-            torch.where(better, scale, best[1]),
-            torch.where(better, middle, best[2]),
-        )
-    assert best is not None
-    q, scale, middle = best
-    halves = (q + 8).to(torch.uint8).flatten(1).unflatten(1, (-1, 2))
-    return halves[..., 0] | (halves[..., 1] << 4), torch.cat([scale, middle], -1).half()
+        error = (_steps(numbers, scale, middle) * scale[..., None]).add_(middle[..., None]).sub_(numbers).square_()
+        if weights is not None:
+            error *= weights
+        lost = error.sum(-1)
+        better = lost < least
+        least = torch.where(better, lost, least)
+        best = torch.where(better[..., None], torch.stack([scale, middle], -1), best)
+    return best
+
+
+def packed_pairs(whole: Tensor) -> Tensor:
+    """uint8 (rows, columns) of 0..15 as bytes of two, (rows, columns / 2)."""
+    halves = whole.unflatten(1, (-1, 2))
+    return halves[..., 0] | (halves[..., 1] << 4)
+
+
+def _groups_of_4(tensor: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    numbers = tensor.float().unflatten(1, (-1, group))
+    scale = search_group(numbers)
+    whole = (_steps(numbers, *scale.unbind(-1)) + 8).to(torch.uint8)
+    return packed_pairs(whole.flatten(1)), scale.half()
+
+
+def _steps(numbers: Tensor, scale: Tensor, middle: Tensor) -> Tensor:
+    steps = torch.where(scale == 0, 1.0, scale)
+    return ((numbers - middle[..., None]) / steps[..., None]).round_().clamp_(-8, 7)
 
 
 def _told(tensor: Tensor) -> str:
