@@ -39,7 +39,7 @@ def quantize(
     folder_argument(out)
     folder = find_model(model)
     with output.working(), output.progress() as step:
-        from opentar.checkpoints.convert.quantizing import CALIBRATED, quantize_model
+        from opentar.checkpoints.convert.quantizing import CALIBRATED, EXPERIMENTAL, quantize_model
 
         if calibrate is not None and to != CALIBRATED:
             raise ConfigError(f"{to} is not calibrated, only {CALIBRATED} is; leave --calibrate out")
@@ -50,7 +50,10 @@ def quantize(
         output.line(f"part     {part}: {told or 'as it was'}")
     before, after = human_bytes(report.bytes_before), human_bytes(report.bytes_after)
     output.line(f"written  {report.folder}: {after}, from {before}")
+    if to in EXPERIMENTAL:
+        output.line(f"note     {to} is experimental: {EXPERIMENTAL[to]}")
     values = {"folder": str(report.folder), "to": report.target, "parts": report.forms}
+    values |= {"experimental": EXPERIMENTAL.get(to, "")}
     output.result(values | {"bytes_before": report.bytes_before, "bytes": report.bytes_after})
 
 

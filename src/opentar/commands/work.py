@@ -68,10 +68,12 @@ def info(
     output.line(f"words    {len(config.known_words) or 'not listed'}")
     output.line(f"licence  {config.licence or 'not stated'}")
     output.line(f"data     {config.data or 'not stated'}")
+    if config.experimental:
+        output.line(f"note     experimental: {config.experimental}")
     described = {"name": config.name, "folder": str(folder), "hash": digest, "bytes": total, "verified": verify}
     described |= {"changed": changed}
     described |= {"parts": parts, "detokenizers": config.detokenizers, "known_words": config.known_words}
-    output.result(described | {"licence": config.licence, "data": config.data})
+    output.result(described | {"licence": config.licence, "data": config.data, "experimental": config.experimental})
 
 
 def _part_facts(folder: Path, part: str, licence: str) -> dict[str, Any]:

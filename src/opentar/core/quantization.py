@@ -153,7 +153,7 @@ def _rows_of_8(tensor: Tensor) -> tuple[Tensor, Tensor]:
 def search_group(numbers: Tensor, weights: Tensor | None = None) -> Tensor:
     """float32 (..., 2): scale and middle for groups (..., columns), of several ranges the one of least squared error.
 
-    Both are rounded as they are stored, and as products in bfloat16 use them: what is measured is what will be computed.
+    Both are rounded as they are stored, and as products in bfloat16 use them: what is measured will be computed.
     `weights` (columns,): how much the error of each column counts; None for all alike.
     """
     low, high = numbers.amin(-1), numbers.amax(-1)

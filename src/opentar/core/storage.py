@@ -36,7 +36,9 @@ STEM = "model"
 """Name of weights files without their ending."""
 
 State = Mapping[str, Tensor] | Iterable[tuple[str, Tensor | Quantized]]
-"""Named tensors, or such as are quantized already; a mapping that makes each tensor when it is asked for, or a generator, costs one tensor's memory."""
+"""Named tensors, or such as are quantized already.
+
+A mapping that makes each tensor when it is asked for, or a generator, costs one tensor's memory."""
 LoadDtype = torch.dtype | Literal["stored", "packed"]
 """Type of loaded floating tensors; "stored": as they lie in the file, mapped instead of read (int8 becomes float32);
 "packed": the same, but what its folder says is to be computed quantized stays so (`read_packed`)."""

@@ -53,7 +53,7 @@ def paired_loss(
     groups = ["all"] * len(first) if groups is None else groups
     if not first or len({len(first), len(second), len(clusters), len(groups)}) != 1:
         raise DataError(
-            f"{len(first)} and {len(second)} outcomes with {len(clusters)} clusters and {len(groups)} groups were given; "
+            f"{len(first)} and {len(second)} outcomes, {len(clusters)} clusters and {len(groups)} groups were given; "
             "give one of each an example, and at least one example"
         )
     random = np.random.default_rng(0)

@@ -68,7 +68,9 @@ def _scenes(parts: ModelParts, rng: np.random.Generator) -> Iterator[list[list[i
     while True:
         lang = "zh" if rng.random() < _CHINESE else "en"
         spec = generator.sample(rng)
-        drawn, read = (codes_1N[0].tolist() for codes_1N in encode_picture(parts, Image.fromarray(render(spec, book)), grids, None))
+        drawn, read = (
+            codes_1N[0].tolist() for codes_1N in encode_picture(parts, Image.fromarray(render(spec, book)), grids, None)
+        )
         drawing = [Turn("user", (caption(spec, lang, rng, ordered=True),)), Turn("assistant", (Drawn(drawn),))]
         by_kind = one_of_each_kind(questions(spec, lang, rng), rng)
         asked = [by_kind[place] for place in rng.permutation(len(by_kind))[:_QUESTIONS]]

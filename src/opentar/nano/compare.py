@@ -15,8 +15,8 @@ from opentar.nano.outcomes import Outcomes
 def compare(before: Outcomes, after: Outcomes, agreed: list[float]) -> dict[str, Any]:
     """What `after` loses beside `before`: nested, each entry the fields of a `Loss`.
 
-    `geneval.TAG` and `geneval.overall` are points of the scores from 0 to 1, resampled by prompt, the judge's own misses
-    held fixed; `pope.SETTING` and `pope.overall` are accuracy, resampled by picture; `ids.codes` and `ids.text` are the
+    `geneval.TAG` and `geneval.overall` are scores from 0 to 1, resampled by prompt, the judge's own misses held fixed;
+    `pope.SETTING` and `pope.overall` are accuracy, resampled by picture; `ids.codes` and `ids.text` are the
     shares of greedy ids that `after` finds otherwise, given the same ids before; `effnet_kid` is how much farther from
     the true pictures its drawings are.
 
@@ -31,9 +31,7 @@ def compare(before: Outcomes, after: Outcomes, agreed: list[float]) -> dict[str,
         "geneval": _drawing(before, after),
         "pope": _reading(before, after),
         "ids": _ids(before, agreed),
-        "effnet_kid": asdict(
-            distance_gained(before.drawn_features, after.drawn_features, before.true_features)
-        ),
+        "effnet_kid": asdict(distance_gained(before.drawn_features, after.drawn_features, before.true_features)),
     }
 
 
@@ -85,8 +83,8 @@ def comparison_lines(compared: Mapping[str, Any]) -> list[str]:
         "",
         f"## Beside {compared['model']}",
         "",
-        f"Checkpoint `{compared['checkpoint']}`. What is lost on the same examples, in points of 100; a minus is a gain. "
-        "Intervals by a bootstrap over prompts and pictures.",
+        f"Checkpoint `{compared['checkpoint']}`. What is lost on the same examples, in points of 100; "
+        "a minus is a gain. Intervals by a bootstrap over prompts and pictures.",
         "",
         "| measure | lost | 95% interval | examples that differ |",
         "|---|---|---|---|",
@@ -102,5 +100,3 @@ def comparison_lines(compared: Mapping[str, Any]) -> list[str]:
 def _line(name: str, loss: Mapping[str, Any], times: int, digits: int) -> str:
     numbers = [f"{times * loss[key]:.{digits}f}" for key in ("lost", "low", "high")]
     return f"| {name} | {numbers[0]} | {numbers[1]} to {numbers[2]} | {loss['differ']} |"
-
-

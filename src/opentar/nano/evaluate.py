@@ -105,9 +105,7 @@ def evaluate(
     outcomes = Outcomes(
         meta={name: meta[name] for name in ("model", "checkpoint", *SAME)},
         ceilings=drawing_scores["judge"]["geneval"],
-        drawn=tuple(
-            Drawn(id=one.id, tag=one.tag, accepted=one.verdict.accepted) for one in drawing.judged(pictures)
-        ),
+        drawn=tuple(Drawn(id=one.id, tag=one.tag, accepted=one.verdict.accepted) for one in drawing.judged(pictures)),
         answered=questions.marked(answers),
         said=tuple(greedy_answers(tar, prompts, [Image.fromarray(picture) for picture in true])),
         drawn_features=judge.features(np.stack([to_judge(picture) for picture in pictures])),

@@ -120,7 +120,8 @@ def greedy_answers(tar: Tar, prompts: Sequence[GenevalPrompt], pictures: Sequenc
     step = max(1, len(prompts) // GREEDY)
     scale, read = tar.parts.vocab.scale(own.draw.scale), tar.parts.vocab.scale(own.read.scale)
     drawings = [
-        Request(turns=engine.builder.drawing(one.prompt), grammar=Codes(scale=scale)) for one in prompts[::step][:GREEDY]
+        Request(turns=engine.builder.drawing(one.prompt), grammar=Codes(scale=scale))
+        for one in prompts[::step][:GREEDY]
     ]
     shown_codes = encode_all(tar.parts, [(picture, read) for picture in pictures[::step][:GREEDY]], None)
     readings = [

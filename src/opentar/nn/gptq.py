@@ -16,8 +16,8 @@ from opentar.core.errors import ModelError
 from opentar.core.quantization import Quantized, pairs, search_group, steps_of
 
 _DAMPING = (0.01, 0.1, 1.0)
-"""Shares of the mean of the diagonal that are added to it, one after the other until it can be inverted: inputs are few,
-and some never occur."""
+"""Shares of the mean of the diagonal that are added to it, until it can be inverted: inputs are few, and some never
+occur."""
 _BLOCK = 128
 """Columns whose errors are passed on together to those behind them; a multiple of every group."""
 

@@ -1,7 +1,7 @@
 """4-bit weights of a stack of blocks, chosen by what the blocks are given; one block's sums are held at a time.
 
-Each block runs twice: as it is, to sum up the inputs of its layers, and with its new weights, whose outputs are what the
-next block is given. So later blocks can make up for what earlier ones lost.
+Each block runs twice: as it is, to sum up the inputs of its layers, and with its new weights, whose outputs are what
+the next block is given. So later blocks can make up for what earlier ones lost.
 """
 
 from __future__ import annotations
