@@ -48,20 +48,21 @@ def quantize_for(weight_NK: Tensor, gram_KK: Tensor, group: int) -> Quantized:
     whole_NK = torch.empty(rows, columns, dtype=torch.uint8)
     for start in range(0, columns, _BLOCK):
         end = min(start + _BLOCK, columns)
-        own_KK, now_NK = upper_KK[start:end, start:end], left_NK[:, start:end]
-        lost_NK = torch.empty_like(now_NK)
+        own_KK = upper_KK[start:end, start:end]
+        # Turned around, because columns are what is gone through.
+        now_KN = left_NK[:, start:end].T.contiguous()
+        lost_KN = torch.empty_like(now_KN)
         for place in range(end - start):
             column = start + place
             if column % group == 0:
-                ahead = slice(place, place + group)
-                scale_NG2[:, column // group] = search_group(now_NK[:, ahead], weights_K[column : column + group])
+                ahead = now_KN[place : place + group].T
+                scale_NG2[:, column // group] = search_group(ahead, weights_K[column : column + group])
             step_N, middle_N = scale_NG2[:, column // group].unbind(-1)
-            q_N = steps_of(now_NK[:, place, None], step_N, middle_N)[:, 0]
+            q_N = steps_of(now_KN[place, :, None], step_N, middle_N)[:, 0]
             whole_NK[:, column] = (q_N + 8).to(torch.uint8)
-            lost_N = (now_NK[:, place] - (q_N * step_N + middle_N)) / own_KK[place, place]
-            now_NK[:, place:].addr_(lost_N, own_KK[place, place:], alpha=-1)
-            lost_NK[:, place] = lost_N
-        left_NK[:, end:].addmm_(lost_NK, upper_KK[start:end, end:], alpha=-1)
+            lost_KN[place] = (now_KN[place] - (q_N * step_N + middle_N)) / own_KK[place, place]
+            now_KN[place:].addr_(own_KK[place, place:], lost_KN[place], alpha=-1)
+        left_NK[:, end:].addmm_(lost_KN.T, upper_KK[start:end, end:], alpha=-1)
     return Quantized(pairs(whole_NK), scale_NG2.half())
 
 
