@@ -60,6 +60,8 @@ EXPERIMENTAL = dict.fromkeys(
     (CALIBRATED, "gguf-q4_k_m", "gguf-q4_0"), "4 bits: what is lost was not shown to stay below 3 points of 100"
 )
 """Targets whose quality did not pass (docs/performance.md), and why."""
+_Each = tuple[str, Tensor | Quantized, bool]
+"""Name of a tensor, itself, whether it was int8."""
 _SHARD_BYTES = 500_000_000
 """Files are small, because one is held in memory while it is filled."""
 _FEWEST = 4096
@@ -140,8 +142,8 @@ def _quantize(source: Path, out: Path, to: str, step: Progress | None, calibrati
                 forms[part] = {to.removeprefix(GGUF_STORAGE): numbers}
             else:
                 forms[part] = _part(source / part, unfinished / part, part, _bits(to), step, calibration)
-        told = dataclasses.replace(config, name=f"{config.name}-{to}", experimental=EXPERIMENTAL.get(to, ""))
-        model_folder.write_config(unfinished, told)
+        named = dataclasses.replace(config, name=f"{config.name}-{to}", experimental=EXPERIMENTAL.get(to, ""))
+        model_folder.write_config(unfinished, named)
     after = sum(size for _, size in model_folder.part_files(out))
     return QuantizeReport(folder=out, target=to, bytes_before=before, bytes_after=after, forms=forms)
 
@@ -248,8 +250,8 @@ def _weights(
     total = sum(not name.endswith(SCALE) for header in headers for name in header)
 
     def tensors() -> Iterator[tuple[str, Tensor | Quantized]]:
-        restored = ((name, *rest) for name, *rest in each_restored(source, storage) if name not in told)
-        given = ((name, made, False) for name, made in ready)
+        given: Iterator[_Each] = ((name, made, False) for name, made in ready)
+        restored: Iterator[_Each] = (one for one in each_restored(source, storage) if one[0] not in told)
         for done, (name, tensor, was_int8) in enumerate(chain(given, restored), 1):
             if name in forms:
                 told[name] = forms[name]
