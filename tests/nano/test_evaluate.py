@@ -111,9 +111,9 @@ def test_what_a_report_keeps_decides_what_is_lost(scored: tuple[dict, Path]) -> 
 
 
 def test_reports_of_other_examples_are_refused(scored: tuple[dict, Path], tar: Tar, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="was made with prompts 7, and this evaluation has 6"):
+    with pytest.raises(DataError, match="was made with prompts '7', and this evaluation has '6'"):
         evaluate(tar, limit=6, seed=3, against=scored[1])
-    with pytest.raises(DataError, match="was made with seed 3, and this evaluation has 0"):
+    with pytest.raises(DataError, match="was made with seed '3', and this evaluation has '0'"):
         evaluate(tar, limit=7, against=scored[1])
     with pytest.raises(DataError, match="is no report to compare with"):
         evaluate(tar, limit=6, against=tmp_path)
