@@ -40,7 +40,8 @@ def test_calibration_is_for_4_bits_and_by_a_text(run, refused, tmp_path):
     assert "int8 is not calibrated, only int4 is; leave --calibrate out" in refused(
         "quantize", "nano", "--to", "int8", "-o", "out", "--calibrate", "none"
     )
-    assert "missing.txt" in refused("quantize", "nano", "--to", "int4", "-o", "out", "--calibrate", "missing.txt")
+    code, _, told = run("quantize", "nano", "--to", "int4", "-o", "out", "--calibrate", "missing.txt")
+    assert code == 1 and "'missing.txt' cannot be read as text" in told
     text = tmp_path / "text.txt"
     text.write_text("A cat sits on a mat.\n" * 100)
     assert run("quantize", "nano", "--to", "int4", "-o", "small", "--calibrate", str(text))[0] == 0
