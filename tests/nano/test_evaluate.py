@@ -1,5 +1,6 @@
 """The whole evaluation with a tiny model: keys, even subsets, the report's files, and the judge beside every score."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from opentar.eval.runner import ask_all, outcomes
 from opentar.nano.benchmarks.drawings import Drawings
 from opentar.nano.benchmarks.geneval import TagCount, counterpart_share, even_prompts, geneval_scores, requests_of
 from opentar.nano.benchmarks.links import normal_answer
+from opentar.nano.compare import compare
 from opentar.nano.evaluate import ReportWarning, evaluate
 from opentar.nano.judge.judge import Judge, PartVerdict
 from opentar.nano.judge.parts import Seen
+from opentar.nano.outcomes import read_outcomes
 from opentar.nano.report import flatten
 from opentar.nano.stages.pictures import box_masks
 from opentar.nano.world.fixed import GENEVAL_TAGS, geneval_prompts
@@ -74,6 +77,46 @@ def test_a_drawing_of_the_report_can_be_repeated_alone(scored: tuple[dict, Path]
     line = json.loads((place / "metadata.jsonl").read_text())
     again = np.asarray(tar.generate(line["prompt"], seed=3)[0]).astype(int)
     assert np.abs(again - np.asarray(Image.open(place / "samples" / "0000.png"))).max() <= 1
+
+
+def test_a_model_beside_its_own_report_loses_nothing(
+    scored: tuple[dict, Path], tar: Tar, judge: Judge, tmp_path: Path
+) -> None:
+    again = evaluate(tar, limit=7, seed=3, judge=judge, against=scored[1], links=False, out_dir=tmp_path / "report")
+    beside = again["against"]
+    assert beside["checkpoint"] == tar.parts.hash
+    for part, names in {"geneval": {*TAGS, "overall"}, "ids": {"codes", "text"}}.items():
+        assert set(beside[part]) == names
+        assert all(one["lost"] == one["high"] == one["differ"] == 0 for one in beside[part].values())
+    assert beside["pope"]["overall"]["high"] == beside["effnet_kid"]["lost"] == 0
+    assert again["meta"]["effnet_kid"] == pytest.approx(scored[0]["meta"]["effnet_kid"])
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| drawing, overall | 0.0 | 0.0 to 0.0 | 0 |" in text
+
+
+def test_what_a_report_keeps_decides_what_is_lost(scored: tuple[dict, Path]) -> None:
+    kept = read_outcomes(scored[1])
+    right = [dataclasses.replace(one, right=True) for one in kept.answered]
+    wrong = [*right[:-1], dataclasses.replace(right[-1], right=False)]
+    accepted = tuple(dataclasses.replace(one, accepted=True) for one in kept.drawn)
+    before = dataclasses.replace(kept, answered=tuple(right), drawn=accepted, ceilings=dict.fromkeys(TAGS, 0.5))
+    refused = (dataclasses.replace(accepted[0], accepted=False), *accepted[1:])
+    after = dataclasses.replace(before, answered=tuple(wrong), drawn=refused)
+    found = compare(before, after, [1.0] * len(kept.said))
+    assert found["pope"]["overall"]["lost"] == pytest.approx(1 / len(right))
+    # The first of two drawings of its kind, of which the judge accepts every other true one.
+    assert found["geneval"][accepted[0].tag]["lost"] == pytest.approx(1 / 2 / 0.5)
+    assert found["geneval"]["overall"]["lost"] == pytest.approx(1 / 6)
+    assert found["geneval"]["overall"]["differ"] == 1
+
+
+def test_reports_of_other_examples_are_refused(scored: tuple[dict, Path], tar: Tar, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="was made with prompts '7', and this evaluation has '6'"):
+        evaluate(tar, limit=6, seed=3, against=scored[1])
+    with pytest.raises(DataError, match="was made with seed '3', and this evaluation has '0'"):
+        evaluate(tar, limit=7, against=scored[1])
+    with pytest.raises(DataError, match="is no report to compare with"):
+        evaluate(tar, limit=6, against=tmp_path)
 
 
 def test_a_folder_with_something_in_it_is_kept(scored: tuple[dict, Path], tar: Tar, judge: Judge) -> None:

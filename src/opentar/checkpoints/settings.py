@@ -118,6 +118,8 @@ class ModelConfig:
     """What it was trained on."""
     part_licences: dict[str, str] = field(default_factory=dict)
     """Part -> its licence, where the parts come from different places."""
+    experimental: str = ""
+    """Why nobody vouches for its quality, where it was quantized more coarsely than measurements allow."""
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Part -> the files it was imported from: names, or "owner/repository@commit/name" of files from the hub."""
 

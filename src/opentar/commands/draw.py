@@ -32,10 +32,6 @@ CodePasses = Annotated[
     Literal["one", "jacobi", "zipar"] | None,
     Parameter(help="How many codes a pass of the language model draws. Default: one; jacobi draws the same codes."),
 ]
-Passes = Annotated[
-    Literal["one", "jacobi", "zipar", "drafts", "late"] | None,
-    Parameter(help="How many codes a pass of the AR de-tokenizer draws. Default: one; jacobi draws the same picture."),
-]
 Prompts = Annotated[
     str | None, Parameter(help="Text file with one prompt per line, in place of PROMPT; - reads stdin.")
 ]
@@ -63,7 +59,7 @@ def generate(
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
     code_passes: CodePasses = None,
-    passes: Passes = None,
+    passes: options.Passes = None,
     coarse_first: CoarseFirst = False,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -207,7 +203,7 @@ def refine(
     temperature: Temperature = None,
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
-    passes: Passes = None,
+    passes: options.Passes = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     engine: options.LanguageEngine = None,
@@ -261,7 +257,7 @@ def reconstruct(
     seed: options.Seed = 0,
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
-    passes: Passes = None,
+    passes: options.Passes = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,

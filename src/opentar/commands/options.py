@@ -29,6 +29,10 @@ Detok = Annotated[
     str | None,
     Parameter(help="De-tokenizer: diffusion, ar, or another size such as ar_512. Default: the model's choice."),
 ]
+Passes = Annotated[
+    Literal["one", "jacobi", "zipar", "drafts", "late"] | None,
+    Parameter(help="How many codes a pass of the AR de-tokenizer draws. Default: one; jacobi draws the same picture."),
+]
 Seed = Annotated[int, Parameter(help="Seed of the first picture; each further picture adds 1.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda or mps. Default: the best available.")]
 LanguageEngine = Annotated[

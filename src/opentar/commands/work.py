@@ -73,10 +73,12 @@ def info(
     output.line(f"words    {len(config.known_words) or 'not listed'}")
     output.line(f"licence  {config.licence or 'not stated'}")
     output.line(f"data     {config.data or 'not stated'}")
+    if config.experimental:
+        output.line(f"note     experimental: {config.experimental}")
     described = {"name": config.name, "folder": str(folder), "hash": digest, "bytes": total, "verified": verify}
     described |= {"changed": changed, "memory_bytes": {"stored": memory["bytes"], **memory["modes"]}}
     described |= {"parts": parts, "detokenizers": config.detokenizers, "known_words": config.known_words}
-    output.result(described | {"licence": config.licence, "data": config.data})
+    output.result(described | {"licence": config.licence, "data": config.data, "experimental": config.experimental})
 
 
 def _memory(folder: Path, config: "ModelConfig") -> dict[str, Any]:
@@ -170,10 +172,14 @@ def evaluate(
     out: Annotated[
         Path | None, Parameter(name=["--out", "-o"], help="New folder for the report, the sheets and the drawings.")
     ] = None,
+    against: Annotated[
+        Path | None, Parameter(help="Report of another model (its --out) to compare with, example by example.")
+    ] = None,
     samples: Annotated[int, Parameter(help="Drawings per prompt.")] = 1,
     links: Annotated[bool, Parameter(negative="--no-links", help="Also evaluate each part on its own.")] = True,
     detok: options.Detok = None,
     scale: options.Scale = None,
+    passes: options.Passes = None,
     seed: Annotated[int, Parameter(help="Seed of every drawing.")] = 0,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -195,7 +201,9 @@ def evaluate(
                 seed=seed,
                 detok=detok,
                 scale=scale,
+                passes=passes,
                 out_dir=out,
+                against=against,
                 samples=samples,
                 links=links,
                 progress=progress,

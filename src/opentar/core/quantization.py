@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,6 +72,21 @@ class Packed:
         return tensor_alone(self.path, self.name + SCALE)
 
 
+class Quantized(NamedTuple):
+    """A matrix as a file holds it: what whoever has chosen its numbers gives to be stored."""
+
+    values: Tensor
+    scale: Tensor
+
+    def numel(self) -> int:
+        """How many numbers it stands for."""
+        return self.values.numel() * (1 if self.values.dtype == torch.int8 else 2)
+
+    def numbers(self) -> Tensor:
+        """float32 numbers."""
+        return dequantize(self.values, self.scale)
+
+
 def quantize(tensor: Tensor, form: str) -> tuple[Tensor, Tensor]:
     """The two stored tensors of a matrix of floating numbers (int8 takes any number of dimensions).
 
@@ -90,8 +106,8 @@ def dequantize(values: Tensor, scale: Tensor) -> Tensor:
     """float32 numbers of what `quantize` gave."""
     if values.dtype == torch.int8:
         return values.float() * scale.float().view(-1, *[1] * (values.ndim - 1))
-    pairs = torch.stack([values & 15, values >> 4], -1).flatten(1)
-    by_group = pairs.unflatten(1, (scale.shape[1], -1)).float().sub_(8)
+    whole = torch.stack([values & 15, values >> 4], -1).flatten(1)
+    by_group = whole.unflatten(1, (scale.shape[1], -1)).float().sub_(8)
     by_group.mul_(scale[..., :1].float()).add_(scale[..., 1:].float())
     return by_group.flatten(1)
 
@@ -134,33 +150,45 @@ def _rows_of_8(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return values.view(tensor.shape), scale
 
 
-def _groups_of_4(tensor: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Of several ranges for each group the one with the smallest squared error."""
-    numbers = tensor.float().unflatten(1, (-1, group))
-    low, high = numbers.amin(-1, keepdim=True), numbers.amax(-1, keepdim=True)
-    best: tuple[Tensor, Tensor, Tensor] | None = None
-    least = torch.empty(0)
+def search_group(numbers: Tensor, weights: Tensor | None = None) -> Tensor:
+    """float32 (..., 2): scale and middle for groups (..., columns), of several ranges the one of least squared error.
+
+    Both are rounded as they are stored, and as products in bfloat16 use them: what is measured will be computed.
+    `weights` (columns,): how much the error of each column counts; None for all alike.
+    """
+    low, high = numbers.amin(-1), numbers.amax(-1)
+    best = numbers.new_empty(*low.shape, 2)
+    least = torch.full_like(low, float("inf"))
     for share in _SHRUNK:
-        # Rounded as they are stored, and as products in bfloat16 use them: what is measured is what will be computed.
         scale = ((high - low) * share / 15).bfloat16().half().float()
         middle = ((high + low) / 2 + scale / 2).bfloat16().half().float()
-        steps = torch.where(scale == 0, 1.0, scale)
-        q = ((numbers - middle) / steps).round_().clamp_(-8, 7)
-        error = (q * scale).add_(middle).sub_(numbers).square_().sum(-1, keepdim=True)
-        if best is None:
-            best, least = (q, scale, middle), error
-            continue
-        better = error < least
-        least = torch.where(better, error, least)
-        best = (
-            torch.where(better, q, best[0]),
-            torch.where(better, scale, best[1]),
-            torch.where(better, middle, best[2]),
-        )
-    assert best is not None
-    q, scale, middle = best
-    halves = (q + 8).to(torch.uint8).flatten(1).unflatten(1, (-1, 2))
-    return halves[..., 0] | (halves[..., 1] << 4), torch.cat([scale, middle], -1).half()
+        error = (steps_of(numbers, scale, middle) * scale[..., None]).add_(middle[..., None]).sub_(numbers).square_()
+        if weights is not None:
+            error *= weights
+        lost = error.sum(-1)
+        better = lost < least
+        least = torch.where(better, lost, least)
+        best = torch.where(better[..., None], torch.stack([scale, middle], -1), best)
+    return best
+
+
+def pairs(whole: Tensor) -> Tensor:
+    """uint8 (rows, columns) of 0..15 as bytes of two, (rows, columns / 2)."""
+    halves = whole.unflatten(1, (-1, 2))
+    return halves[..., 0] | (halves[..., 1] << 4)
+
+
+def _groups_of_4(tensor: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    numbers = tensor.float().unflatten(1, (-1, group))
+    scale = search_group(numbers)
+    whole = (steps_of(numbers, *scale.unbind(-1)) + 8).to(torch.uint8)
+    return pairs(whole.flatten(1)), scale.half()
+
+
+def steps_of(numbers: Tensor, scale: Tensor, middle: Tensor) -> Tensor:
+    """float32 whole numbers -8..7 for (..., columns), with scale and middle (...)."""
+    steps = torch.where(scale == 0, 1.0, scale)
+    return ((numbers - middle[..., None]) / steps[..., None]).round_().clamp_(-8, 7)
 
 
 def _told(tensor: Tensor) -> str:

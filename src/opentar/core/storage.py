@@ -26,7 +26,7 @@ from torch import Tensor
 
 from opentar.core.errors import ConfigError, WeightsError, nearest, shown
 from opentar.core.headers import SCALE
-from opentar.core.quantization import HALF_MAX, Packed, check_forms, dequantize, quantize
+from opentar.core.quantization import HALF_MAX, Packed, Quantized, check_forms, dequantize, quantize
 from opentar.core.tensors import each_tensor_of, tensor_alone
 
 STORAGES = ("float32", "bfloat16", "int8", "int4")
@@ -35,8 +35,10 @@ SHARD_BYTES = 4_000_000_000
 STEM = "model"
 """Name of weights files without their ending."""
 
-State = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
-"""Named tensors; a mapping that makes each tensor when it is asked for, or a generator, costs one tensor's memory."""
+State = Mapping[str, Tensor] | Iterable[tuple[str, Tensor | Quantized]]
+"""Named tensors, or such as are quantized already.
+
+A mapping that makes each tensor when it is asked for, or a generator, costs one tensor's memory."""
 LoadDtype = torch.dtype | Literal["stored", "packed"]
 """Type of loaded floating tensors; "stored": as they lie in the file, mapped instead of read (int8 becomes float32);
 "packed": the same, but what its folder says is to be computed quantized stays so (`read_packed`)."""
@@ -102,6 +104,9 @@ def write_tensors(
     first_seen: dict[tuple[object, ...], tuple[str, weakref.ref[Tensor]]] = {}
     tied: dict[str, str] = {}
     for name, tensor in state.items() if isinstance(state, Mapping) else state:
+        if isinstance(tensor, Quantized):
+            shards.add({name: tensor.values, name + SCALE: tensor.scale})
+            continue
         memory = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device)
         # A tensor that is gone may have left its address to this one; an empty one has no memory at all.
         if tensor.numel() and memory in first_seen and first_seen[memory][1]() is not None:

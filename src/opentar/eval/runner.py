@@ -23,6 +23,7 @@ def run(
     *,
     detok: str | None = None,
     scale: int | None = None,
+    passes: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     """The outcomes of a benchmark, and their scores.
@@ -32,9 +33,10 @@ def run(
         benchmark: what it is given, and how it is scored.
         detok: de-tokenizer of drawings, None for the model's own choice.
         scale: index of the code grid to draw at, None for the model's own choice.
+        passes: how many codes a pass of the AR de-tokenizer draws, by name (`Tar.generate`).
         progress: called as ("drawing" | "painting" | "reading", done, total).
     """
-    found = outcomes(tar, benchmark.examples(), detok=detok, scale=scale, progress=progress)
+    found = outcomes(tar, benchmark.examples(), detok=detok, scale=scale, passes=passes, progress=progress)
     return found, benchmark.score(found)
 
 
@@ -44,13 +46,14 @@ def outcomes(
     *,
     detok: str | None = None,
     scale: int | None = None,
+    passes: str | None = None,
     progress: Progress | None = None,
 ) -> list[Any]:
     """A picture for each `Draw` and a text for each `Ask`, in the order of the examples; arguments as in `run`."""
     found: list[Any] = [None] * len(examples)
     drawings = [(place, one) for place, one in enumerate(examples) if isinstance(one, Draw)]
     questions = [(place, one) for place, one in enumerate(examples) if isinstance(one, Ask)]
-    pictures = draw_all(tar, [one for _, one in drawings], detok=detok, scale=scale, progress=progress)
+    pictures = draw_all(tar, [one for _, one in drawings], detok=detok, scale=scale, passes=passes, progress=progress)
     answers = ask_all(tar, [one for _, one in questions], progress=part_of(progress, "reading"))
     for (place, _), outcome in zip([*drawings, *questions], [*pictures, *answers], strict=True):
         found[place] = outcome
@@ -58,7 +61,13 @@ def outcomes(
 
 
 def draw_all(
-    tar: Tar, drawings: Sequence[Draw], *, detok: str | None, scale: int | None, progress: Progress | None
+    tar: Tar,
+    drawings: Sequence[Draw],
+    *,
+    detok: str | None,
+    scale: int | None,
+    passes: str | None = None,
+    progress: Progress | None,
 ) -> list[Image.Image]:
     """The pictures, each the one that `Tar.generate` draws from its prompt and seed alone."""
     made: dict[int, Image.Image] = {}
@@ -66,7 +75,7 @@ def draw_all(
         places = [place for place, one in enumerate(drawings) if one.seed == seed]
         prompts = [drawings[place].prompt for place in places]
         told = _drawing(progress)
-        pictures = tar.generate(prompts, seed=seed, detok=detok, scale=scale, callback_on_step_end=told)
+        pictures = tar.generate(prompts, seed=seed, detok=detok, scale=scale, passes=passes, callback_on_step_end=told)
         made |= dict(zip(places, pictures, strict=True))
     return [made[place] for place in range(len(drawings))]
 

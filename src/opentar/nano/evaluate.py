@@ -12,17 +12,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+
 from opentar.checkpoints.model_folder import detok_part
 from opentar.checkpoints.settings import MAX_PICTURES, MAX_SEED, check_range
 from opentar.core.errors import OutputError
 from opentar.core.progress import Progress, part_of
+from opentar.eval.agreement import agreements
+from opentar.eval.kernel_distance import kernel_distance
 from opentar.eval.runner import run
 from opentar.nano.benchmarks import geneval
 from opentar.nano.benchmarks.drawings import Drawings
-from opentar.nano.benchmarks.links import LINK_SCENES, link_scores
+from opentar.nano.benchmarks.links import LINK_SCENES, link_scores, to_judge
 from opentar.nano.benchmarks.questions import Questions, even_questions
+from opentar.nano.compare import compare
 from opentar.nano.judge.judge import Judge
 from opentar.nano.judge.probe import probe_key
+from opentar.nano.outcomes import SAME, Drawn, Outcomes, check_comparable, greedy_answers, read_outcomes
 from opentar.nano.report import Drawing, check_folder, write_drawings, write_report
 from opentar.nano.world.fixed import GENEVAL_SIZE, GenevalPrompt
 from opentar.nano.world.render import load_book
@@ -45,7 +52,9 @@ def evaluate(
     seed: int = 0,
     detok: str | None = None,
     scale: int | None = None,
+    passes: str | None = None,
     out_dir: str | Path | None = None,
+    against: str | Path | None = None,
     samples: int = 1,
     links: bool = True,
     judge: Judge | None = None,
@@ -59,8 +68,11 @@ def evaluate(
         seed: of every drawing; a single drawing can be repeated with `Tar.generate(prompt, seed=seed)`.
         detok: de-tokenizer, None for the model's own choice.
         scale: index of the code grid to draw at, None for the model's own choice.
+        passes: how many codes a pass of the AR de-tokenizer draws, by name (`Tar.generate`).
         out_dir: empty or new folder for report.md, scores.json, the sheets and all drawings. Where they cannot be
             written in the end, `meta.report_error` says why, and a ReportWarning.
+        against: folder of another model's report with the same seed, samples and limit; `against` of the result then
+            says what is lost beside it (`compare.compare`).
         samples: drawings of each prompt, with seeds counted up.
         links: also score autoencoder, tokenizer and language on their own (`meta.links`).
         judge: the judge; None loads it, and builds its probe the first time (about two minutes on one core).
@@ -68,38 +80,65 @@ def evaluate(
 
     Raises:
         ConfigError: a limit below 6, samples or seed out of range, an unknown scale. ModelError: an unknown
-        de-tokenizer. OutputError: `out_dir` is not empty. DataError: the judge's packages are not installed.
+        de-tokenizer. OutputError: `out_dir` is not empty. DataError: the judge's packages are not installed, or
+        `against` is no report of such an evaluation.
     """
     _check_drawing(tar, seed=seed, samples=samples, detok=detok, scale=scale)
     prompts = geneval.even_prompts(limit)
+    before = None if against is None else read_outcomes(Path(against))
+    told = {"seed": seed, "samples": samples, "prompts": len(prompts)}
+    if before is not None:
+        check_comparable(told | {"judge": before.meta.get("judge")}, before.meta, Path(str(against)))
     folder = None if out_dir is None else check_folder(Path(out_dir))
     started = time.perf_counter()
     judge = judge or Judge(progress=part_of(progress, "building the judge"))
     part = len(prompts) / _ALL
-    drawing = Drawings(judge, prompts, seed=seed, samples=samples)
-    pictures, drawing_scores = run(tar, drawing, detok=detok, scale=scale, progress=progress)
-    _, reading_scores = run(tar, Questions(judge, even_questions(part)), progress=progress)
-    meta = _described(tar, judge, detok, scale) | {"seed": seed, "samples": samples, "prompts": len(prompts)}
+    drawing, questions = Drawings(judge, prompts, seed=seed, samples=samples), Questions(judge, even_questions(part))
+    pictures, drawing_scores = run(tar, drawing, detok=detok, scale=scale, passes=passes, progress=progress)
+    answers, reading_scores = run(tar, questions, progress=progress)
+    meta = _described(tar, judge, detok, scale) | {"passes": passes} | told
     meta["counts"] = drawing_scores.pop("counts")
     if links:
-        number, told = max(len(geneval.TAGS), round(LINK_SCENES * part)), part_of(progress, "links")
-        meta["links"] = link_scores(tar, judge, number=number, seed=seed, detok=detok, scale=scale, progress=told)
-    meta["seconds"] = round(time.perf_counter() - started, 1)
+        number, counted = max(len(geneval.TAGS), round(LINK_SCENES * part)), part_of(progress, "links")
+        meta["links"] = link_scores(tar, judge, number=number, seed=seed, detok=detok, scale=scale, progress=counted)
+    true = geneval.truth_pictures(prompts)
+    outcomes = Outcomes(
+        meta={name: meta[name] for name in ("model", "checkpoint", *SAME)},
+        ceilings=drawing_scores["judge"]["geneval"],
+        drawn=tuple(Drawn(id=one.id, tag=one.tag, accepted=one.verdict.accepted) for one in drawing.judged(pictures)),
+        answered=questions.marked(answers),
+        said=tuple(greedy_answers(tar, prompts, [Image.fromarray(picture) for picture in true])),
+        drawn_features=judge.features(np.stack([to_judge(picture) for picture in pictures])),
+        true_features=judge.features(np.stack(true)).repeat(samples, axis=0),
+    )
+    meta["effnet_kid"] = kernel_distance(outcomes.drawn_features, outcomes.true_features)
     result = {
         "geneval": drawing_scores["geneval"],
         "pope": reading_scores["pope"],
         "judge": {**drawing_scores["judge"], "pope": reading_scores["judge"]},
         "meta": meta,
     }
+    if before is not None:
+        check_comparable(meta, before.meta, Path(str(against)))
+        agreed = agreements(tar.engine(), before.said, progress=part_of(progress, "agreement"))
+        result["against"] = compare(before, outcomes, agreed)
+    meta["seconds"] = round(time.perf_counter() - started, 1)
     if folder is not None:
-        _keep(folder, result, drawing.judged(pictures), prompts)
+        _keep(folder, result, drawing.judged(pictures), prompts, outcomes)
     return result
 
 
-def _keep(folder: Path, result: dict[str, Any], drawings: Sequence[Drawing], prompts: Sequence[GenevalPrompt]) -> None:
+def _keep(
+    folder: Path,
+    result: dict[str, Any],
+    drawings: Sequence[Drawing],
+    prompts: Sequence[GenevalPrompt],
+    outcomes: Outcomes,
+) -> None:
     """Write the report. Scores that took long are not lost with it: they say themselves what went wrong."""
     try:
         write_report(folder, result, drawings, result["meta"]["seed"])
+        outcomes.write(folder)
         write_drawings(folder / "drawings", drawings, {prompt.id: prompt.to_line() for prompt in prompts})
     except OutputError as error:
         result["meta"]["report_error"] = str(error)

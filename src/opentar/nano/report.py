@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from opentar.core.errors import OutputError, shown
 from opentar.core.picture_files import save_picture
+from opentar.nano.compare import comparison_lines
 from opentar.nano.judge.judge import Verdict
 
 _CELL, _TEXT_LINES, _LINE = 132, 4, 11
@@ -73,6 +74,8 @@ def markdown(scores: Mapping[str, Any]) -> str:
         "",
         f"True pictures accepted for another prompt of their kind: {scores['judge']['counterpart']:.3f}.",
         "",
+        f"EffNet-KID to the true pictures: {meta['effnet_kid']:.4f}.",
+        "",
         "## Reading (POPE-like)",
         "",
         f"Answers parsed as the {meta['parser']} script does.",
@@ -86,6 +89,8 @@ def markdown(scores: Mapping[str, Any]) -> str:
     for link, values in meta.get("links", {}).items():
         lines += ["", f"## Link: {link}", "", "| score | value |", "|---|---|"]
         lines += [f"| {name} | {value:.3f} |" for name, value in values.items()]
+    if "against" in scores:
+        lines += comparison_lines(scores["against"])
     return "\n".join(lines) + "\n"
 
 

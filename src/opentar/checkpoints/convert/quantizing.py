@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from opentar.checkpoints import model_folder
 from opentar.checkpoints.convert import gguf_folder
+from opentar.checkpoints.convert.calibrating import calibrated_language
 from opentar.checkpoints.convert.gguf import read_source
 from opentar.core.config import from_dict
 from opentar.core.disk import check_room
@@ -43,13 +45,23 @@ from opentar.core.folder import (
 )
 from opentar.core.headers import SCALE, read_header
 from opentar.core.progress import Progress
-from opentar.core.quantization import form_of
+from opentar.core.quantization import Quantized, form_of
 from opentar.core.storage import each_restored
 from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
-from opentar.language.folder import GGUF_STORAGE
+from opentar.language.folder import GGUF_STORAGE, load_language
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.tokens_to_image.ar import ARConfig, ARTransformer
 
+Calibration = Sequence[Sequence[int]]
+"""Sequences of ids."""
+CALIBRATED = "int4"
+"""The target whose weights are chosen by what the model is given."""
+EXPERIMENTAL = dict.fromkeys(
+    (CALIBRATED, "gguf-q4_k_m", "gguf-q4_0"), "4 bits: what is lost was not shown to stay below 3 points of 100"
+)
+"""Targets whose quality did not pass (docs/performance.md), and why."""
+_Each = tuple[str, Tensor | Quantized, bool]
+"""Name of a tensor, itself, whether it was int8."""
 _SHARD_BYTES = 500_000_000
 """Files are small, because one is held in memory while it is filled."""
 _FEWEST = 4096
@@ -77,11 +89,13 @@ class Target(NamedTuple):
 
     text: str
     """for the help and the documentation"""
-    make: Callable[[Path, Path, str, Progress | None], QuantizeReport]
-    """writes it: source folder, new folder, name of the target, progress"""
+    make: Callable[[Path, Path, str, Progress | None, Calibration], QuantizeReport]
+    """writes it: source folder, new folder, name of the target, progress, what it is calibrated with"""
 
 
-def quantize_model(source: Path, out: Path, to: str, step: Progress | None = None) -> QuantizeReport:
+def quantize_model(
+    source: Path, out: Path, to: str, step: Progress | None = None, calibration: Calibration = ()
+) -> QuantizeReport:
     """Write a quantized copy of a model folder.
 
     Args:
@@ -89,6 +103,8 @@ def quantize_model(source: Path, out: Path, to: str, step: Progress | None = Non
         out: the new folder; it must not exist or be empty.
         to: a name in TARGETS.
         step: called after each tensor.
+        calibration: ids that the language model is given while its 4-bit weights are chosen (calibrating.py); without
+            any they are rounded one by one. Other targets take none.
 
     Raises:
         ConfigError: an unknown target.
@@ -99,10 +115,12 @@ def quantize_model(source: Path, out: Path, to: str, step: Progress | None = Non
         raise ConfigError(f"cannot quantize to {shown(to)}; there are: {', '.join(TARGETS)}.{nearest(to, TARGETS)}")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise OutputError(f"{shown(out)} exists and is not an empty folder; choose another name")
-    return TARGETS[to].make(source, out, to, step)
+    if calibration and to != CALIBRATED:
+        raise ConfigError(f"{to} is not calibrated, only {CALIBRATED} is; leave the calibration out")
+    return TARGETS[to].make(source, out, to, step, calibration)
 
 
-def _quantize(source: Path, out: Path, to: str, step: Progress | None) -> QuantizeReport:
+def _quantize(source: Path, out: Path, to: str, step: Progress | None, calibration: Calibration) -> QuantizeReport:
     config = model_folder.read_config(source)
     verify(source, remember=True)
     for part in config.parts:
@@ -123,8 +141,9 @@ def _quantize(source: Path, out: Path, to: str, step: Progress | None) -> Quanti
                 numbers = sum(weight.numel() for weight in own.language.model.parameters())
                 forms[part] = {to.removeprefix(GGUF_STORAGE): numbers}
             else:
-                forms[part] = _part(source / part, unfinished / part, part, _bits(to), step)
-        model_folder.write_config(unfinished, dataclasses.replace(config, name=f"{config.name}-{to}"))
+                forms[part] = _part(source / part, unfinished / part, part, _bits(to), step, calibration)
+        named = dataclasses.replace(config, name=f"{config.name}-{to}", experimental=EXPERIMENTAL.get(to, ""))
+        model_folder.write_config(unfinished, named)
     after = sum(size for _, size in model_folder.part_files(out))
     return QuantizeReport(folder=out, target=to, bytes_before=before, bytes_after=after, forms=forms)
 
@@ -145,7 +164,9 @@ def _bits(to: str) -> int | None:
     return 8 if to == "int8" else 4
 
 
-def _part(source: Path, target: Path, part: str, bits: int | None, step: Progress | None) -> dict[str, int]:
+def _part(
+    source: Path, target: Path, part: str, bits: int | None, step: Progress | None, calibration: Calibration
+) -> dict[str, int]:
     """Write one part; returns form -> numbers."""
     if bits is None:
         with atomic_folder(target) as unfinished:
@@ -161,7 +182,10 @@ def _part(source: Path, target: Path, part: str, bits: int | None, step: Progres
         forms = _forms(model.qwen, bits, whole=("embed_tokens", "lm_head", "k_proj", "v_proj"))
         if model.config.tie:
             del forms["lm_head.weight"]
-        return _weights(source, target, part, forms, step)
+        if not calibration:
+            return _weights(source, target, part, forms, step)
+        ready = calibrated_language(load_language(source).model, calibration, forms)
+        return _weights(source, target, part, forms, step, ready)
     if part == "ta_tok":
         with torch.device("meta"):
             ta_tok = TATok(from_dict(TATokConfig, _own(source), f"{part}/{CONFIG}"))
@@ -199,7 +223,15 @@ def _forms(module: nn.Module, bits: int, only: tuple[str, ...] = ("",), whole: t
     return forms
 
 
-def _weights(source: Path, target: Path, part: str, forms: dict[str, str], step: Progress | None) -> dict[str, int]:
+def _weights(
+    source: Path,
+    target: Path,
+    part: str,
+    forms: dict[str, str],
+    step: Progress | None,
+    ready: Iterable[tuple[str, Quantized]] = (),
+) -> dict[str, int]:
+    """Write the tensors of a part in their forms, those of `ready` as they come; returns form -> numbers."""
     verify(source, remember=True)
     config = read_config(source)
     storage, tied = str(config.pop("storage", "")), config.pop("tied_tensors", {})
@@ -217,15 +249,17 @@ def _weights(source: Path, target: Path, part: str, forms: dict[str, str], step:
     headers = [read_header(path) for path in sorted(source.glob("*.safetensors"))]
     total = sum(not name.endswith(SCALE) for header in headers for name in header)
 
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        for done, (name, tensor, was_int8) in enumerate(each_restored(source, storage), 1):
+    def tensors() -> Iterator[tuple[str, Tensor | Quantized]]:
+        given: Iterator[_Each] = ((name, made, False) for name, made in ready)
+        restored: Iterator[_Each] = (one for one in each_restored(source, storage) if one[0] not in told)
+        for done, (name, tensor, was_int8) in enumerate(chain(given, restored), 1):
             if name in forms:
                 told[name] = forms[name]
                 numbers[told[name]] = numbers.get(told[name], 0) + tensor.numel()
             elif was_int8:
                 # The same rows and scales come out again.
                 told[name] = "int8"
-            elif tensor.dtype == torch.bfloat16:
+            elif isinstance(tensor, Tensor) and tensor.dtype == torch.bfloat16:
                 told[name] = "bfloat16"
             yield name, tensor
             if step is not None:

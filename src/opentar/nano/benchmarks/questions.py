@@ -12,6 +12,7 @@ from PIL import Image
 from opentar.eval import pope
 from opentar.eval.benchmark import Ask
 from opentar.nano.judge.judge import Judge
+from opentar.nano.outcomes import Answered
 from opentar.nano.world.concepts import load_concepts
 from opentar.nano.world.fixed import POPE_SIZE, PopeQuestion, pope_questions
 from opentar.nano.world.questions import presence_question
@@ -51,6 +52,14 @@ class Questions:
             seen = [_asked_concepts()[one.text] in names[one.image] for one in questions]
             judged[setting] = asdict(pope.score(["yes" if there else "no" for there in seen], labels))
         return {"pope": scores, "judge": judged}
+
+    def marked(self, outcomes: Sequence[str]) -> tuple[Answered, ...]:
+        """Whether each answer is right, read as the scores read it."""
+        asked = [(setting, one) for setting, questions in self.asked.items() for one in questions]
+        return tuple(
+            Answered(setting=setting, image=one.image, right=pope.parse_official(answer) == one.label)
+            for (setting, one), answer in zip(asked, outcomes, strict=True)
+        )
 
 
 def even_questions(part: float) -> dict[str, tuple[PopeQuestion, ...]]:
