@@ -17,7 +17,8 @@ def quantize(
     to: Annotated[
         str,
         Parameter(
-            help="int8, int4, or for llama.cpp gguf-q8_0, gguf-q4_k_m, gguf-q4_0, gguf-f16, gguf-bf16, gguf-f32."
+            help="int8, int4, for llama.cpp gguf-q8_0, gguf-q4_k_m, gguf-q4_0, gguf-f16, gguf-bf16, gguf-f32, "
+            "or for OpenVINO openvino-int8, openvino-int4."
         ),
     ],
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="New model folder.")],

@@ -4,11 +4,13 @@
 |---|---|---|
 | language | layers and table int8 | layers int4; keys, values and table int8 |
 | language of a target in GGUF | one file for llama.cpp | the same |
+| language of a target for OpenVINO | as above; config.json says who runs it | the same |
 | detok_ar, transformer | layers and table int8 | layers int4, head and table int8 |
 | ta_tok, vision tower and feature decoder | layers int8 | layers int8 |
 | ta_tok, codebook and the layers before it; canvases, flow, SANA | as they are | as they are |
 
-Beside a quantized GGUF the other parts are those of int8; beside f32, f16 and bf16 they stay as they are.
+Beside a quantized GGUF and weights for OpenVINO the other parts are those of int8; beside f32, f16 and bf16 they stay
+as they are.
 Norms, biases and positions are always as they are. 4-bit layers whose width no group divides are int8. A rounded
 codebook would move codes, and rounded autoencoders show in every picture.
 """
@@ -46,12 +48,14 @@ from opentar.core.progress import Progress
 from opentar.core.quantization import form_of
 from opentar.core.storage import each_restored
 from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
-from opentar.language.folder import GGUF_STORAGE
+from opentar.language.folder import ENGINE_KEY, GGUF_STORAGE
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.tokens_to_image.ar import ARConfig, ARTransformer
 
 _SHARD_BYTES = 500_000_000
 """Files are small, because one is held in memory while it is filled."""
+OPENVINO = "openvino-"
+"""How targets begin that OpenVINO runs. Their tensors are those of int8 and int4: it multiplies with them as they lie."""
 _FEWEST = 4096
 """Matrices with fewer numbers cost nothing as they are."""
 
@@ -123,7 +127,7 @@ def _quantize(source: Path, out: Path, to: str, step: Progress | None) -> Quanti
                 numbers = sum(weight.numel() for weight in own.language.model.parameters())
                 forms[part] = {to.removeprefix(GGUF_STORAGE): numbers}
             else:
-                forms[part] = _part(source / part, unfinished / part, part, _bits(to), step)
+                forms[part] = _part(source / part, unfinished / part, part, to, step)
         model_folder.write_config(unfinished, dataclasses.replace(config, name=f"{config.name}-{to}"))
     after = sum(size for _, size in model_folder.part_files(out))
     return QuantizeReport(folder=out, target=to, bytes_before=before, bytes_after=after, forms=forms)
@@ -133,20 +137,25 @@ TARGETS: dict[str, Target] = {
     "int8": Target("8 bits, computed by PyTorch: layers and tables", _quantize),
     "int4": Target("4 bits in groups, computed by PyTorch: layers of transformers; tables 8 bits", _quantize),
     **{to: Target("the language model for llama.cpp", _quantize) for to in gguf_folder.TARGETS},
+    "openvino-int8": Target("the weights of int8, run by OpenVINO", _quantize),
+    "openvino-int4": Target("the language model as in int4, run by OpenVINO; other parts as in int8", _quantize),
 }
 """Every target by its name on the command line."""
 
 
-def _bits(to: str) -> int | None:
-    """What the layers of PyTorch are quantized to; None where they stay."""
+def _bits(to: str, part: str) -> int | None:
+    """What the layers of a part of PyTorch are quantized to; None where they stay."""
     if to in gguf_folder.TARGETS:
         # 4 bits without calibration cost more there than they save.
         return 8 if "-q" in to else None
-    return 8 if to == "int8" else 4
+    if to.startswith(OPENVINO) and part != "language":
+        return 8
+    return 8 if to.endswith("int8") else 4
 
 
-def _part(source: Path, target: Path, part: str, bits: int | None, step: Progress | None) -> dict[str, int]:
+def _part(source: Path, target: Path, part: str, to: str, step: Progress | None) -> dict[str, int]:
     """Write one part; returns form -> numbers."""
+    bits = _bits(to, part)
     if bits is None:
         with atomic_folder(target) as unfinished:
             _copy(source, unfinished)
@@ -161,7 +170,7 @@ def _part(source: Path, target: Path, part: str, bits: int | None, step: Progres
         forms = _forms(model.qwen, bits, whole=("embed_tokens", "lm_head", "k_proj", "v_proj"))
         if model.config.tie:
             del forms["lm_head.weight"]
-        return _weights(source, target, part, forms, step)
+        return _weights(source, target, part, forms, step, "openvino" if to.startswith(OPENVINO) else None)
     if part == "ta_tok":
         with torch.device("meta"):
             ta_tok = TATok(from_dict(TATokConfig, _own(source), f"{part}/{CONFIG}"))
@@ -199,9 +208,18 @@ def _forms(module: nn.Module, bits: int, only: tuple[str, ...] = ("",), whole: t
     return forms
 
 
-def _weights(source: Path, target: Path, part: str, forms: dict[str, str], step: Progress | None) -> dict[str, int]:
+def _weights(
+    source: Path,
+    target: Path,
+    part: str,
+    forms: dict[str, str],
+    step: Progress | None,
+    engine: str | None = None,
+) -> dict[str, int]:
     verify(source, remember=True)
     config = read_config(source)
+    if engine is not None:
+        config["opentar"] = config["opentar"] | {ENGINE_KEY: engine}
     storage, tied = str(config.pop("storage", "")), config.pop("tied_tensors", {})
     if tied:
         # No part that we write has any; a twin would have to be quantized like its source.
