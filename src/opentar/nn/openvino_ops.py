@@ -1,7 +1,7 @@
 """Pieces of graphs of OpenVINO that a language model is built of, straight from its weights.
 
-Norms and rotary positions are written in the plain operations that the CPU plugin knows how to join into one. Attention
-is the operation that OpenVINO's own server runs: rows of any lengths in one call, keys and values in blocks that we own.
+Norms and rotary positions are written in the plain operations that the CPU plugin knows how to join into one.
+Attention is the operation of OpenVINO's own server: rows of any lengths in one call, keys and values in blocks of ours.
 
 Shape suffixes: T ids of all rows, one after the other; H width; D width of a head; N heads.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from opentar.core.errors import ModelError
-from opentar.core.quantization import Packed, group_of
+from opentar.core.quantization import WITH_ZERO, Packed, group_of
 from opentar.nn.openvino_library import INSTALL, openvino_library
 
 BLOCK = 32
@@ -68,14 +68,23 @@ class Operations:
             numbers = self.op.convert(self._shared(values), self.ov.Type.f32)
             # A row of zeros has the scale 0, by which OpenVINO may divide.
             return self.op.multiply(numbers, self.constant(torch.where(scale == 0, 1, scale)[:, None]))
-        count, groups = scale.shape[:2]
+        count, groups = int(scale.shape[0]), int(scale.shape[1])
         width = packed.shape[1]
         step, middle = (part[..., None] for part in scale.unbind(-1))
         step = torch.where(step == 0, 1, step)
         halves = self._shared(values, [count, groups, width // groups], self.ov.Type.u4)
         numbers = self.op.convert(halves, self.ov.Type.f32)
-        numbers = self.op.subtract(numbers, self.constant(8 - middle / step))
+        numbers = self.op.subtract(numbers, self._zeros(packed.form, 8 - middle / step))
         return self.op.reshape(self.op.multiply(numbers, self.constant(step)), self.ints(count, width), False)
+
+    def _zeros(self, form: str, zeros: Tensor) -> Any:
+        """What is subtracted from stored numbers, (rows, groups, 1); whole ones have 4 bits themselves."""
+        halves = zeros.flatten().round()
+        if not form.startswith(WITH_ZERO) or len(halves) % 2:
+            return self.constant(zeros)
+        halves = halves.clamp_(0, 15).to(torch.uint8)
+        pairs = halves[0::2] | (halves[1::2] << 4)
+        return self.op.convert(self._shared(pairs, list(zeros.shape), self.ov.Type.u4), self.ov.Type.f32)
 
     def _shared(self, tensor: Tensor, shape: Sequence[int] = (), kind: Any = None) -> Any:
         """A constant over the memory of a tensor, read as another type where `kind` says so."""

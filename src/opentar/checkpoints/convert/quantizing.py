@@ -2,7 +2,7 @@
 
 | part | int8 | int4 |
 |---|---|---|
-| language | layers and table int8 | layers int4; keys, values and table int8 |
+| language | layers and table int8 | layers int4 (for OpenVINO int4z); keys, values and table int8 |
 | language of a target in GGUF | one file for llama.cpp | the same |
 | language of a target for OpenVINO | as above; config.json says who runs it | the same |
 | detok_ar, transformer | layers and table int8 | layers int4, head and table int8 |
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +45,7 @@ from opentar.core.folder import (
 )
 from opentar.core.headers import SCALE, read_header
 from opentar.core.progress import Progress
-from opentar.core.quantization import form_of
+from opentar.core.quantization import GROUPS, OPENVINO_GROUPS, WITH_ZERO, form_of
 from opentar.core.storage import each_restored
 from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
 from opentar.language.folder import ENGINE_KEY, GGUF_STORAGE
@@ -55,7 +55,8 @@ from opentar.tokens_to_image.ar import ARConfig, ARTransformer
 _SHARD_BYTES = 500_000_000
 """Files are small, because one is held in memory while it is filled."""
 OPENVINO = "openvino-"
-"""How targets begin that OpenVINO runs. Their tensors are those of int8 and int4: it multiplies with them as they lie."""
+"""How targets begin that OpenVINO runs. Their tensors lie as those of int8 and int4, so PyTorch runs them, too:
+OpenVINO's own files would hold the same numbers and a graph that is made in a moment."""
 _FEWEST = 4096
 """Matrices with fewer numbers cost nothing as they are."""
 
@@ -161,16 +162,18 @@ def _part(source: Path, target: Path, part: str, to: str, step: Progress | None)
             _copy(source, unfinished)
         return {}
     if part == "language":
-        ours = read_config(source).get("opentar")
-        sizes = ours.get("language") if isinstance(ours, dict) else None
+        told = read_config(source).get("opentar")
+        sizes = told.get("language") if isinstance(told, dict) else None
         if not isinstance(sizes, dict):
             raise WeightsError(f"{shown(source)} is no OpenTar language folder: its {CONFIG} has no opentar.language")
         with torch.device("meta"):
             model = TarLanguageModel(from_dict(LanguageConfig, sizes, "opentar.language"))
-        forms = _forms(model.qwen, bits, whole=("embed_tokens", "lm_head", "k_proj", "v_proj"))
+        ours = to.startswith(OPENVINO)
+        how = (OPENVINO_GROUPS, WITH_ZERO) if ours else (GROUPS, "int4")
+        forms = _forms(model.qwen, bits, whole=("embed_tokens", "lm_head", "k_proj", "v_proj"), how=how)
         if model.config.tie:
             del forms["lm_head.weight"]
-        return _weights(source, target, part, forms, step, "openvino" if to.startswith(OPENVINO) else None)
+        return _weights(source, target, part, forms, step, "openvino" if ours else None)
     if part == "ta_tok":
         with torch.device("meta"):
             ta_tok = TATok(from_dict(TATokConfig, _own(source), f"{part}/{CONFIG}"))
@@ -193,9 +196,16 @@ def _own(folder: Path) -> dict[str, object]:
     return {name: value for name, value in read_config(folder).items() if name not in ("storage", "tied_tensors")}
 
 
-def _forms(module: nn.Module, bits: int, only: tuple[str, ...] = ("",), whole: tuple[str, ...] = ()) -> dict[str, str]:
+def _forms(
+    module: nn.Module,
+    bits: int,
+    only: tuple[str, ...] = ("",),
+    whole: tuple[str, ...] = (),
+    how: tuple[Sequence[int], str] = (GROUPS, "int4"),
+) -> dict[str, str]:
     """Weight -> form, for linear layers and tables whose names begin with one of `only`; 8 bits for those of `whole`.
 
+    `how` is groups and kind of 4 bits, as `form_of` takes them.
     Keys and values are among these: they are small where several heads share them, and 4 bits cost much there.
     """
     forms = {}
@@ -204,7 +214,7 @@ def _forms(module: nn.Module, bits: int, only: tuple[str, ...] = ("",), whole: t
             weight = layer.weight
             assert isinstance(weight, Tensor)
             if weight.numel() >= _FEWEST:
-                forms[f"{name}.weight"] = form_of(8 if name.endswith(whole) else bits, *weight.shape)
+                forms[f"{name}.weight"] = form_of(8 if name.endswith(whole) else bits, *weight.shape, *how)
     return forms
 
 

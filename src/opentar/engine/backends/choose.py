@@ -49,7 +49,9 @@ def _of_weights(parts: ModelParts, asked: str | None) -> Engines:
     if asked == "openvino":
         openvino_library("the engine openvino")
         if not on_cpu:
-            raise ModelError(f"the engine openvino runs on the CPU, and the device is {parts.device}; use the torch one")
+            raise ModelError(
+                f"the engine openvino runs on the CPU, and the device is {parts.device}; use the torch one"
+            )
         return "openvino"
     if asked == "torch" or parts.language_engine != "openvino":
         return "torch"

@@ -1,7 +1,7 @@
 """The language model in OpenVINO: the fastest prompts on a CPU, and quick steps of many rows.
 
-Keys and values lie in blocks of our own memory, which OpenVINO's paged attention reads and writes where they are. Rows of
-any lengths go through the layers one behind the other, so nothing is filled up, and a fork copies at most one block.
+Keys and values lie in blocks of our own memory, which OpenVINO's paged attention reads and writes where they are. Rows
+of any lengths go through the layers one behind the other, so nothing is filled up; a fork copies at most one block.
 """
 
 from __future__ import annotations
