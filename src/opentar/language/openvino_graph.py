@@ -77,7 +77,8 @@ class LanguageGraph:
         make, config, own = self.make, self.config, f"{name}self_attn."
         h_TH = self._norm(f"{name}input_layernorm", x_TH)
         q, k, v = (self._linear(f"{own}{part}_proj", h_TH) for part in "qkv")
-        q, k = (make.turned(part, *turns, heads, config.head_size) for part, heads in self._heads(q, k))
+        (cos, sin), size = turns, config.head_size
+        q, k = make.turned(q, cos, sin, config.heads, size), make.turned(k, cos, sin, config.kv_heads, size)
         mixed = make.attention([q, k, v], cache, rows, config.kv_heads)
         if wanted is not None:
             first = make.op.constant(0, make.ov.Type.i32)
@@ -87,9 +88,6 @@ class LanguageGraph:
         gate = make.op.swish(self._linear(f"{name}mlp.gate_proj", h_TH))
         inner = make.op.multiply(gate, self._linear(f"{name}mlp.up_proj", h_TH))
         return make.op.add(x_TH, self._linear(f"{name}mlp.down_proj", inner))
-
-    def _heads(self, q: Any, k: Any) -> tuple[tuple[Any, int], tuple[Any, int]]:
-        return (q, self.config.heads), (k, self.config.kv_heads)
 
     def _norm(self, name: str, x: Any) -> Any:
         return self.make.norm(x, self.make.constant(self._state[f"{name}.weight"].float()), self.config.norm_eps)

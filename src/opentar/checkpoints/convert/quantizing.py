@@ -214,7 +214,9 @@ def _forms(
             weight = layer.weight
             assert isinstance(weight, Tensor)
             if weight.numel() >= _FEWEST:
-                forms[f"{name}.weight"] = form_of(8 if name.endswith(whole) else bits, *weight.shape, *how)
+                forms[f"{name}.weight"] = form_of(
+                    8 if name.endswith(whole) else bits, *weight.shape, groups=how[0], kind=how[1]
+                )
     return forms
 
 
