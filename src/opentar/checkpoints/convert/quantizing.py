@@ -215,7 +215,7 @@ def _forms(
             assert isinstance(weight, Tensor)
             if weight.numel() >= _FEWEST:
                 forms[f"{name}.weight"] = form_of(
-                    8 if name.endswith(whole) else bits, *weight.shape, groups=how[0], kind=how[1]
+                    8 if name.endswith(whole) else bits, len(weight), weight.shape[1], *how
                 )
     return forms
 
