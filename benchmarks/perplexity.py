@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,16 @@ _NAMES = {
 """Names of a layer in GGUF and in transformers."""
 WHOLE = ("embed_tokens.weight", "k_proj.weight", "v_proj.weight")
 """What has 8 bits in any case."""
-GROUPS = {"int4/128": (128, 64, 32), "int4/64": (64, 32), "int4/32": (32,)}
-"""Largest group -> the groups that are tried."""
+GROUPS = {
+    "int4/128": (128, 64, 32),
+    "int4/64": (64, 32),
+    "int4/32": (32,),
+    "int4z/128": (128, 64, 32),
+    "int4z/32": (32,),
+}
+"""Form with its largest group -> the groups that are tried."""
+OPENVINO = "openvino "
+"""How rows begin that OpenVINO runs; groups of activations are 64 there, which divides the width of this model."""
 LLAMA = ("gguf-f32", "gguf-q8_0", "gguf-q4_k_m", "gguf-q4_0")
 CALIBRATION, CALIBRATION_WINDOW = 8192, 256
 """Tokens that 4-bit weights are calibrated with, and of each piece of them."""
@@ -154,25 +163,31 @@ class Reference:
         model.requires_grad_(False)
         return model.eval()
 
-    def quantized(self, folder: Path, bits: int, groups: tuple[int, ...], text: str = "") -> nn.Module:
-        """The model quantized through a file, as `opentar quantize` does: layers so, the table int8.
+    def packed(self, folder: Path, name: str, text: str = "") -> tuple[dict[str, Tensor], Any]:
+        """The weights quantized through a file, as `opentar quantize` does: layers so, the table int8.
 
         With `text` 4-bit weights are calibrated with it.
         """
         from opentar.core.quantization import form_of
         from opentar.core.storage import read_packed, write_tensors
-        from opentar.language.folder import FINE
-        from opentar.nn.quantized import swap
 
-        table = "model.embed_tokens.weight"
+        bits, groups = (8, ()) if name == "int8" else (4, GROUPS[name])
+        kind = name.split("/")[0]
         forms = {
-            name: form_of(8 if name.endswith(WHOLE) else bits, *numbers.shape, groups)
+            name: form_of(8 if name.endswith(WHOLE) else bits, *numbers.shape, groups, kind)
             for name, numbers in self.state.items()
             if numbers.ndim == 2
         }
         chosen = self.calibrated(self.other_tokens(text), forms) if text else {}
         write_tensors(folder, {**self.state, **chosen}, "int4", forms=forms)
-        _, packed = read_packed(folder, "int4", {}, forms)
+        return read_packed(folder, "int4", {}, forms)
+
+    def quantized(self, folder: Path, name: str, text: str = "") -> nn.Module:
+        """The model in PyTorch with quantized weights."""
+        from opentar.language.folder import FINE
+        from opentar.nn.quantized import swap
+
+        table, packed = "model.embed_tokens.weight", self.packed(folder, name, text)[1]
         model = self.build()
         swap(model, packed | {"lm_head.weight": packed[table]}, "the reference", {"lm_head": ()}, FINE)
         return model
@@ -253,6 +268,52 @@ def llama_perplexity(path: Path, tokens: Tensor) -> float:
     return math.exp(float(torch.cat(losses).mean()))
 
 
+class InOpenVINO(nn.Module):
+    """The model with quantized weights in OpenVINO."""
+
+    def __init__(self, reference: Reference, folder: Path, name: str) -> None:
+        super().__init__()
+        from opentar.language import openvino_model
+        from opentar.language.model import LanguageConfig
+
+        own, state_packed = reference.config, reference.packed(folder, name)
+        openvino_model.GROUP = 64
+        # An alphabet in front of the end of the table: the rows are what they are.
+        config = LanguageConfig(
+            text_size=own.vocab_size - 64,
+            codebook_size=16,
+            rows=own.vocab_size,
+            hidden=own.hidden_size,
+            layers=own.num_hidden_layers,
+            heads=own.num_attention_heads,
+            kv_heads=own.num_key_value_heads,
+            head_size=own.hidden_size // own.num_attention_heads,
+            mlp=own.intermediate_size,
+            rope_theta=own.rope_parameters["rope_theta"],
+            norm_eps=own.rms_norm_eps,
+            max_length=WINDOW,
+        )
+        self._language = openvino_model.OpenVINOLanguage(config, *state_packed)
+        self._cache = self._language.cache(WINDOW // openvino_model.BLOCK)
+        self._language.layers.keep({name: openvino_model.as_input(kept) for name, kept in self._cache.items()})
+
+    def forward(self, input_ids: Tensor) -> SimpleNamespace:
+        """(1, T) to logits (1, T, rows), as transformers has them."""
+        length = input_ids.shape[1]
+        blocks = self._cache["key.0"].shape[0]
+        rows = {
+            "past_lens": [0],
+            "subsequence_begins": [0, length],
+            "block_indices": range(blocks),
+            "block_indices_begins": [0, blocks],
+            "max_context_len": length,
+            "wanted": range(length),
+        }
+        inputs = self._language.inputs(input_ids[0].tolist(), np.arange(length))
+        hidden = self._language.layers({**inputs, **{name: np.array(one, np.int32) for name, one in rows.items()}})
+        return SimpleNamespace(logits=self._language.head(hidden, range(self._language.config.table_rows))[None])
+
+
 def perplexity(model: nn.Module, tokens: Tensor) -> float:
     """exp of the mean loss of every token after the first of its window."""
     losses = []
@@ -270,11 +331,13 @@ def rows(reference: Reference, only: Sequence[str] = ()) -> Iterator[dict[str, o
     tokens = reference.tokens()
     with tempfile.TemporaryDirectory() as place:
 
-        def quantized(bits: int, name: str) -> float:
+        def quantized(name: str) -> float:
             folder = Path(place) / name.replace("/", "-").replace(" ", "-")
             folder.mkdir()
+            if name.startswith(OPENVINO):
+                return perplexity(InOpenVINO(reference, folder, name.removeprefix(OPENVINO)), tokens)
             form, _, text = name.partition(" ")
-            return perplexity(reference.quantized(folder, bits, GROUPS.get(form, ()), text), tokens)
+            return perplexity(reference.quantized(folder, form, text), tokens)
 
         def in_llama(name: str) -> float:
             path = Path(place) / f"{name}.gguf"
@@ -284,9 +347,10 @@ def rows(reference: Reference, only: Sequence[str] = ()) -> Iterator[dict[str, o
         kinds: dict[str, Callable[[], float]] = {
             "float32": lambda: perplexity(reference.build(), tokens),
             "bfloat16": lambda: perplexity(reference.build().bfloat16(), tokens),
-            "int8": lambda: quantized(8, "int8"),
         }
-        kinds |= {name: partial(quantized, 4, name) for name in (*GROUPS, "int4/32 lab", "int4/32 told")}
+        calibrated = [f"{form} {text}" for form in ("int4/32", "int4z/128", "int4z/32") for text in ("lab", "told")]
+        in_openvino = [OPENVINO + name for name in ("int8", "int4z/128", "int4z/32")]
+        kinds |= {name: partial(quantized, name) for name in ("int8", *GROUPS, *calibrated, *in_openvino)}
         if available():
             kinds |= {name: partial(in_llama, name) for name in LLAMA}
         first = None

@@ -92,7 +92,8 @@ class Tar:
             device: "cpu", "cuda", "mps"; None is the best there is.
             dtype: "float32", "bfloat16" or (on cuda and mps) "float16" to compute in; None is the type the parts are
                 stored in, or the nearest that the device has.
-            engine: what runs the language model, "torch" or "llamacpp"; None is what its folder was made for.
+            engine: what runs the language model, "torch", "llamacpp" or "openvino"; None is what its folder was made
+                for.
             encoder: what runs the encoder of pictures, "torch", or with OpenVINO "openvino-float32",
                 "openvino-bfloat16" (some codes differ) or "openvino-int8" (more do).
 

@@ -52,6 +52,22 @@ def test_parts_say_what_is_quantized_and_what_is_not(made: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("to", "wide"), [("openvino-int8", "int8"), ("openvino-int4", "int4z/128")])
+def test_a_folder_for_openvino_says_so_and_holds_what_torch_runs(to: str, wide: str, tmp_path: Path) -> None:
+    report = quantize_model(NANO, tmp_path / "made", to)
+    told = json.loads((tmp_path / "made" / "language" / "config.json").read_text())
+    assert told["opentar"]["engine"] == "openvino"
+    assert told["quantized"]["model.layers.0.mlp.down_proj.weight"] == wide
+    assert set(report.forms["ta_tok"]) == set(report.forms["detok_ar"]) == {"int8"}, "the other parts are those of int8"
+    _, state, packed = load_packed(tmp_path / "made" / "language")
+    for name, weight in packed.items():
+        if weight.form == "int4z/128":
+            step, middle = weight.scale().double().unbind(-1)
+            zeros = 8 - middle / torch.where(step == 0, 1, step)
+            assert torch.equal(zeros, zeros.round()) and zeros.min() >= 0 and zeros.max() <= 15, name
+    assert set(state) == set(load_part(NANO / "language")[1])
+
+
 def test_what_is_not_quantized_is_the_same(made: Path) -> None:
     for part in ("detok_diffusion", "detok_ar/canvas"):
         assert folder_hash(made / part) == folder_hash(NANO / part)
@@ -101,7 +117,7 @@ def test_the_model_computes_with_its_own_weights(made: Path) -> None:
 
 def test_calibrated_weights_give_nearer_outputs(made: Path, tmp_path: Path) -> None:
     if made.name == "int8":
-        with pytest.raises(ConfigError, match="int8 is not calibrated, only int4 is"):
+        with pytest.raises(ConfigError, match="int8 is not calibrated, only int4 and openvino-int4 are"):
             quantize_model(NANO, tmp_path / "out", "int8", calibration=[[1, 2]])
         return
     parts = ModelParts(NANO, device="cpu")

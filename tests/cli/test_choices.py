@@ -33,4 +33,4 @@ def test_passes() -> None:
 
 def test_targets_of_quantize() -> None:
     (parameter,) = get_type_hints(quantize.quantize, include_extras=True)["to"].__metadata__
-    assert set(re.findall(r"int\d|gguf-\w+", parameter.help)) == set(TARGETS)
+    assert set(re.findall(r"(?:openvino-)?int\d|gguf-\w+", parameter.help)) == set(TARGETS)

@@ -37,7 +37,7 @@ def test_what_cannot_be_quantized_is_refused(refused, tmp_path):
 
 
 def test_calibration_is_for_4_bits_and_by_a_text(run, refused, tmp_path):
-    assert "int8 is not calibrated, only int4 is; leave --calibrate out" in refused(
+    assert "int8 is not calibrated, only int4 and openvino-int4 are; leave --calibrate out" in refused(
         "quantize", "nano", "--to", "int8", "-o", "out", "--calibrate", "none"
     )
     code, _, told = run("quantize", "nano", "--to", "int4", "-o", "out", "--calibrate", "missing.txt")

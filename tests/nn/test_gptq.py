@@ -26,12 +26,13 @@ def gram_of(x: Tensor) -> Tensor:
     return gram.sum_KK
 
 
+@pytest.mark.parametrize("kind", ["int4", "int4z"])
 @pytest.mark.parametrize(("width", "group"), [(256, 32), (192, 64), (96, 32), (384, 128)])
-def test_outputs_are_nearer_than_by_rounding(width: int, group: int) -> None:
+def test_outputs_are_nearer_than_by_rounding(width: int, group: int, kind: str) -> None:
     weight = torch.randn(48, width, generator=torch.Generator().manual_seed(2))
     x, other = inputs(900, width).split(600)
-    made = quantize_for(weight, gram_of(x), group)
-    rounded = dequantize(*quantize(weight, f"int4/{group}"))
+    made = quantize_for(weight, gram_of(x), group, zero=kind == "int4z")
+    rounded = dequantize(*quantize(weight, f"{kind}/{group}"))
     assert made.numel() == weight.numel() and made.numbers().shape == weight.shape
     assert [one.dtype for one in made] == [torch.uint8, torch.float16]
 
@@ -39,6 +40,9 @@ def test_outputs_are_nearer_than_by_rounding(width: int, group: int) -> None:
         return float((other @ (numbers - weight).T).norm() / (other @ weight.T).norm())
 
     assert lost(made.numbers()) < 0.8 * lost(rounded)
+    if kind == "int4z":
+        scale, middle = made.scale.float().unbind(-1)
+        assert torch.equal(middle / scale, (middle / scale).round())
 
 
 def test_the_sum_is_that_of_all_inputs() -> None:

@@ -1,5 +1,6 @@
 """`Tar` on each engine: what the folder holds runs, and what it does not hold is told with what to do."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ from opentar import Tar
 from opentar.checkpoints.convert.quantizing import quantize_model
 from opentar.checkpoints.find import find_model
 from opentar.core.errors import ConfigError, ModelError
-from opentar.engine.backends import llamacpp
+from opentar.engine.backends import choose, llamacpp
+from opentar.nn import openvino_library
 
+needs_openvino = pytest.mark.skipif(not openvino_library.available(), reason="pip install 'opentar[openvino]'")
 PROMPTS = ["three red apples on a light blue background", "a purple car"]
 needs_llamacpp = pytest.mark.skipif(not llamacpp.available(), reason="pip install 'opentar[llamacpp]'")
 
@@ -53,7 +56,9 @@ def test_the_model_is_loaded_once(in_gguf: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_engine_that_cannot_run_the_folder_is_told(in_gguf: Path) -> None:
-    with pytest.raises(ConfigError, match=r"the engine 'tourch' is unknown; choose torch or llamacpp\. Did you mean"):
+    with pytest.raises(
+        ConfigError, match=r"the engine 'tourch' is unknown; choose torch, llamacpp, openvino\. Did you mean"
+    ):
         Tar.from_pretrained("nano", engine="tourch")
     with pytest.raises(ModelError, match="opentar quantize MODEL --to gguf-q4_k_m -o OUT"):
         Tar.from_pretrained("nano", engine="llamacpp")
@@ -73,3 +78,48 @@ def test_without_the_library_the_error_says_what_to_install(in_gguf: Path, monke
             tar.generate(PROMPTS[1])
     finally:
         llama_library.load.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def for_openvino(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("models") / "nano-openvino"
+    quantize_model(find_model("nano"), out, "openvino-int8")
+    return out
+
+
+@needs_openvino
+def test_openvino_draws_and_reads_what_torch_does() -> None:
+    plain, other = (Tar.from_pretrained("nano", engine=engine) for engine in ("torch", "openvino"))
+    drawn = [tar.generate(PROMPTS, seed=3, temperature=0, guidance=2.0) for tar in (plain, other)]
+    for ours, theirs in zip(*drawn, strict=True):
+        assert ours.tobytes() == theirs.tobytes(), "greedy codes of the same weights in float32"
+    questions = ["How many apples are there?", "What colour are the apples?", "Is there a dog in the picture?"]
+    assert plain.ask(drawn[0][0], questions) == other.ask(drawn[0][0], questions)
+    assert other.parts.__dict__.get("language") is None, "PyTorch holds no language model beside it"
+
+
+@needs_openvino
+def test_a_folder_made_for_openvino_is_run_by_it(for_openvino: Path) -> None:
+    assert Tar.from_pretrained(for_openvino).engine().backend.name == "openvino"
+    assert Tar.from_pretrained(for_openvino, engine="torch").engine().backend.name == "torch"
+
+
+def test_without_openvino_torch_runs_its_folder_and_says_so(
+    for_openvino: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "available", lambda: False)
+    with pytest.warns(
+        UserWarning, match=r"made for OpenVINO, which is not installed.*pip install 'opentar\[openvino\]'"
+    ):
+        tar = Tar.from_pretrained(for_openvino)
+    assert tar.engine().backend.name == "torch"
+
+
+def test_openvino_that_is_asked_for_and_missing_is_told(in_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="a GGUF file, which OpenVINO does not run; use llamacpp"):
+        Tar.from_pretrained(in_gguf, engine="openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(
+        ModelError, match=r"the engine openvino needs OpenVINO; install it with: pip install 'opentar\[op"
+    ):
+        Tar.from_pretrained("nano", engine="openvino")

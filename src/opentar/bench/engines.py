@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opentar.core.folder import is_quantized, read_config
-from opentar.language.folder import GGUF_STORAGE
+from opentar.language.folder import GGUF_STORAGE, made_for
 from opentar.tokens_to_image.passes import NAMED
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ class Way:
     """The way of the same folder whose process runs it: weights are in memory once."""
     folder: Path
     """The model that is run: the one that is measured, or a quantized copy of it."""
+    engine: str | None = None
+    """What runs the language model; None is what the folder was made for."""
     passes: str | None = None
     """How many codes a pass of an AR de-tokenizer draws (tokens_to_image/passes.py); None is one."""
     code_passes: str | None = None
@@ -70,16 +72,16 @@ def _way(folder: Path) -> Way:
     if not in_gguf and not is_quantized(folder / "language"):
         # int8 of a folder that was only saved so is computed in float32.
         return Way(name="torch", process="torch", folder=folder)
-    engine = "llamacpp" if in_gguf else "torch"
+    engine = "llamacpp" if in_gguf else made_for(folder / "language") or "torch"
     name = f"{engine} {storage.removeprefix(GGUF_STORAGE)}"
-    return Way(name=name, process=name, folder=folder, exact=bits is None, bits=bits)
+    return Way(name=name, process=name, folder=folder, engine=engine, exact=bits is None, bits=bits)
 
 
 def load(way: Way, device: str | None) -> Tar:
     """The model, to be run that way."""
     from opentar.pipeline import Tar
 
-    return Tar.from_pretrained(way.folder, device=device)
+    return Tar.from_pretrained(way.folder, device=device, engine=way.engine)
 
 
 def paint(tar: Tar, way: Way, detok: str, features_BND: Tensor, steps: int | None) -> Tensor:

@@ -124,7 +124,7 @@ class Ours(Side):
     def warm(self, work: Work) -> None:
         """Touch the weights, run each part for a moment, and count what has no formula."""
         if "language" in work.parts:
-            if not self.parts.language_in_gguf:
+            if self.way.engine in (None, "torch"):
                 touch(self.parts.language.model)
             self.answer(self.some_codes(2), 1)
         if "ta_tok" in work.parts:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from opentar.core.storage import LoadDtype
     from opentar.image_to_tokens.ta_tok import TATok
     from opentar.language.folder import Language
+    from opentar.language.openvino_model import OpenVINOLanguage
     from opentar.language.prompt import PromptBuilder
     from opentar.tokens_to_image.detokenizer import Detokenizer
 
@@ -138,13 +139,30 @@ class ModelParts:
 
         return GGUF_FILE in read_manifest(self.folder / "language")
 
+    @property
+    def language_engine(self) -> str | None:
+        """What the language folder was made to be run by, where it says so."""
+        from opentar.language.folder import made_for
+
+        return made_for(self.folder / "language")
+
+    @cached_property
+    def language_in_openvino(self) -> "OpenVINOLanguage":
+        """The language model in OpenVINO. Raises ModelError where that is not installed."""
+        from opentar.language.openvino_model import load_openvino
+
+        language = load_openvino(self.folder / "language", self._type("language"))
+        self._check_hash("language")
+        return language
+
     @cached_property
     def builder(self) -> "PromptBuilder":
-        """The builder of sequences, with the tokenizer; where it can be had alone, the language model is not loaded."""
-        if not self.language_in_gguf:
+        """The builder of sequences, with the tokenizer; the language model is not loaded for it."""
+        if "language" in self.__dict__:
             return self.language.builder
         from opentar.language.folder import load_builder
 
+        verify(self.folder / "language", remember=True)
         return load_builder(self.folder / "language")
 
     @cached_property
@@ -152,7 +170,7 @@ class ModelParts:
         """Tokens -> tokens: the language model and the builder of its sequences."""
         from opentar.language.folder import load_language
 
-        language = load_language(self.folder / "language", self._type("language"))
+        language = load_language(self.folder / "language", self._type("language"), self.__dict__.get("builder"))
         self._check_hash("language")
         language.model.to(self.device)
         return language

@@ -36,7 +36,7 @@ Passes = Annotated[
 Seed = Annotated[int, Parameter(help="Seed of the first picture; each further picture adds 1.")]
 Device = Annotated[str | None, Parameter(help="cpu, cuda or mps. Default: the best available.")]
 LanguageEngine = Annotated[
-    Literal["torch", "llamacpp"] | None,
+    Literal["torch", "llamacpp", "openvino"] | None,
     Parameter(name="--engine", help="What runs the language model. Default: what its folder was made for."),
 ]
 Dtype = Annotated[

@@ -17,7 +17,8 @@ def quantize(
     to: Annotated[
         str,
         Parameter(
-            help="int8, int4, or for llama.cpp gguf-q8_0, gguf-q4_k_m, gguf-q4_0, gguf-f16, gguf-bf16, gguf-f32."
+            help="int8, int4, for llama.cpp gguf-q8_0, gguf-q4_k_m, gguf-q4_0, gguf-f16, gguf-bf16, gguf-f32, "
+            "or for OpenVINO openvino-int8, openvino-int4."
         ),
     ],
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="New model folder.")],
@@ -41,9 +42,9 @@ def quantize(
     with output.working(), output.progress() as step:
         from opentar.checkpoints.convert.quantizing import CALIBRATED, EXPERIMENTAL, quantize_model
 
-        if calibrate is not None and to != CALIBRATED:
-            raise ConfigError(f"{to} is not calibrated, only {CALIBRATED} is; leave --calibrate out")
-        given = _calibration(folder, calibrate) if to == CALIBRATED and calibrate != "none" else ()
+        if calibrate is not None and to not in CALIBRATED:
+            raise ConfigError(f"{to} is not calibrated, only {' and '.join(CALIBRATED)} are; leave --calibrate out")
+        given = _calibration(folder, calibrate) if to in CALIBRATED and calibrate != "none" else ()
         report = quantize_model(folder, out, to, step, given)
     for part, forms in report.forms.items():
         told = ", ".join(f"{numbers:,} numbers as {form}" for form, numbers in forms.items())

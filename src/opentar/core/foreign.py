@@ -32,7 +32,7 @@ _OTHER_FORMATS: tuple[tuple[str, str], ...] = (
     ("*.gguf", "weights in GGUF (llama.cpp)"),
     ("*.onnx", "a model in ONNX"),
     ("onnx/*.onnx", "a model in ONNX"),
-    ("openvino_model.xml", "a model of OpenVINO"),
+    ("openvino*_model.xml", "a model of OpenVINO"),
     ("tf_model.h5", "weights of TensorFlow"),
     ("flax_model*.msgpack", "weights of Flax"),
     ("*pytorch_model*.bin", "weights in PyTorch's pickle format (.bin)"),

@@ -4,9 +4,11 @@
 |---|---|---|---|
 | int8 | int8 (rows, ...) | float16 (rows,) | q * scale, -127 <= q <= 127 |
 | int4/GROUP | uint8 (rows, columns / 2) | float16 (rows, columns / GROUP, 2) | (q - 8) * scale + middle, 0 <= q <= 15 |
+| int4z/GROUP | the same | the same | the same, and middle = (8 - z) * scale with a whole z, 0 <= z <= 15 |
 
 A group is so many neighbouring columns of a row; the last dimension of its scales holds (scale, middle). A byte holds
-two numbers, that of the even column in its low half.
+two numbers, that of the even column in its low half. In int4z zero is among the 16 numbers of a group: OpenVINO
+multiplies with such weights as they are, with others it unpacks them first.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ from opentar.core.tensors import tensor_alone
 
 GROUPS = (32, 64, 128)
 """Sizes of groups that PyTorch's product takes, best first: small ones lose least (docs/cli.md, opentar quantize)."""
+OPENVINO_GROUPS = (128, 64, 32)
+"""The same for OpenVINO, whose product is quick where a group is as long as one of the activations."""
+WITH_ZERO = "int4z"
+"""How forms of 4 bits begin that hold zero itself."""
 HALF_MAX = torch.finfo(torch.float16).max
 _ROWS_AT_ONCE = 1 << 23
 """Numbers that are converted at a time; their float32 copies are the memory that converting takes."""
@@ -32,22 +38,25 @@ _SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Parts of a group's range that are tried: cutting a few large numbers off may make all others finer."""
 
 
-def form_of(bits: int, rows: int, columns: int, groups: Sequence[int] = GROUPS) -> str:
-    """The form of a matrix of that shape for 8 or 4 bits: the first of `groups` that fits, int8 where none does."""
+def form_of(bits: int, rows: int, columns: int, groups: Sequence[int] = GROUPS, kind: str = "int4") -> str:
+    """The form of a matrix of that shape for 8 or 4 bits: the first of `groups` that fits, int8 where none does.
+
+    `kind` is that of 4 bits, int4 or int4z.
+    """
     group = next((group for group in groups if columns % group == 0), None)
     # PyTorch's product of 4 bits takes 16 rows at a time.
-    return f"int4/{group}" if bits == 4 and group is not None and rows % 16 == 0 else "int8"
+    return f"{kind}/{group}" if bits == 4 and group is not None and rows % 16 == 0 else "int8"
 
 
 def group_of(form: str) -> int | None:
-    """Columns of a group of an int4 form; None for int8.
+    """Columns of a group of an int4 or int4z form; None for int8.
 
     Raises:
         ConfigError: no such form.
     """
     if form == "int8":
         return None
-    known = {f"int4/{group}": group for group in GROUPS}
+    known = {f"{kind}/{group}": group for kind in ("int4", WITH_ZERO) for group in GROUPS}
     if form not in known:
         raise ConfigError(f"{shown(form)} is no form of quantized weights; use int8, {', '.join(known)}")
     return known[form]
@@ -97,7 +106,8 @@ def quantize(tensor: Tensor, form: str) -> tuple[Tensor, Tensor]:
     if group is not None and (tensor.ndim != 2 or tensor.shape[1] % group):
         raise ConfigError(f"a tensor of shape {list(tensor.shape)} has no groups of {group}; quantize it to int8")
     rows = max(1, _ROWS_AT_ONCE // max(1, tensor[0].numel()))
-    parts = [_rows_of_8(part) if group is None else _groups_of_4(part, group) for part in tensor.split(rows)]
+    zero = form.startswith(WITH_ZERO)
+    parts = [_rows_of_8(part) if group is None else _groups_of_4(part, group, zero) for part in tensor.split(rows)]
     values, scales = zip(*parts, strict=True)
     return torch.cat(values), torch.cat(scales)
 
@@ -150,18 +160,25 @@ def _rows_of_8(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return values.view(tensor.shape), scale
 
 
-def search_group(numbers: Tensor, weights: Tensor | None = None) -> Tensor:
+def search_group(numbers: Tensor, weights: Tensor | None = None, *, zero: bool = False) -> Tensor:
     """float32 (..., 2): scale and middle for groups (..., columns), of several ranges the one of least squared error.
 
     Both are rounded as they are stored, and as products in bfloat16 use them: what is measured will be computed.
-    `weights` (columns,): how much the error of each column counts; None for all alike.
+    `weights` (columns,): how much the error of each column counts; None for all alike. With `zero` only ranges that
+    hold zero, as a whole number of steps.
     """
     low, high = numbers.amin(-1), numbers.amax(-1)
+    if zero:
+        low, high = low.clamp(max=0), high.clamp(min=0)
     best = numbers.new_empty(*low.shape, 2)
     least = torch.full_like(low, float("inf"))
     for share in _SHRUNK:
         scale = ((high - low) * share / 15).bfloat16().half().float()
-        middle = ((high + low) / 2 + scale / 2).bfloat16().half().float()
+        if zero:
+            # Of 8 bits and 4, so that float16 holds it.
+            middle = (8 - (-low * share / torch.where(scale == 0, 1.0, scale)).round_().clamp_(0, 15)) * scale
+        else:
+            middle = ((high + low) / 2 + scale / 2).bfloat16().half().float()
         error = (steps_of(numbers, scale, middle) * scale[..., None]).add_(middle[..., None]).sub_(numbers).square_()
         if weights is not None:
             error *= weights
@@ -178,9 +195,9 @@ def pairs(whole: Tensor) -> Tensor:
     return halves[..., 0] | (halves[..., 1] << 4)
 
 
-def _groups_of_4(tensor: Tensor, group: int) -> tuple[Tensor, Tensor]:
+def _groups_of_4(tensor: Tensor, group: int, zero: bool) -> tuple[Tensor, Tensor]:
     numbers = tensor.float().unflatten(1, (-1, group))
-    scale = search_group(numbers)
+    scale = search_group(numbers, zero=zero)
     whole = (steps_of(numbers, *scale.unbind(-1)) + 8).to(torch.uint8)
     return pairs(whole.flatten(1)), scale.half()
 

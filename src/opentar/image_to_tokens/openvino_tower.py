@@ -23,6 +23,7 @@ from opentar.core.folder import MANIFEST, atomic_folder, verify
 from opentar.core.remembered import is_own
 from opentar.image_to_tokens.encoder import VisionEncoder
 from opentar.image_to_tokens.openvino_graph import GROUP, VERSION, tower_graph
+from opentar.nn.openvino_library import openvino_library
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 _FACTS, _GRAPH, _WEIGHTS = "made_of.json", "tower.xml", "tower.bin"
@@ -48,7 +49,7 @@ class OpenVINOTower:
             raise ConfigError(
                 f"precision {shown(precision)} is unknown; use {choices}.{nearest(precision, PRECISIONS)}"
             )
-        openvino = openvino_library()
+        openvino = openvino_library("this encoder")
         self.precision, self.config = precision, encoder.config
         core = openvino.Core()
         narrow = precision != "float32" and has_bf16_cpu()
@@ -84,17 +85,6 @@ class OpenVINOTower:
         # The request gives its own memory, which the next picture overwrites.
         parts = [torch.from_numpy(self._request.infer([one[None]])[0].copy()) for one in pixels]
         return torch.cat(parts) if parts else torch.zeros(0, self.config.cells, self.config.hidden_size)
-
-
-def openvino_library() -> Any:
-    """openvino itself. Raises ModelError where it is not installed."""
-    try:
-        import openvino
-    except ImportError as error:
-        raise ModelError(
-            "this encoder needs OpenVINO; install it with: pip install 'opentar[openvino]', or use the torch one"
-        ) from error
-    return openvino
 
 
 def _int8_graph(core: Any, openvino: Any, encoder: VisionEncoder, part: Path | None) -> Any:

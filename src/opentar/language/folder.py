@@ -31,6 +31,8 @@ FINE = ("q_proj", "k_proj", "v_proj")
 are the smallest layers (docs/lab.md)."""
 GGUF_STORAGE = "gguf-"
 """How the storage of a folder begins whose weights lie in a GGUF file (gguf_facts.py)."""
+ENGINE_KEY = "engine"
+"""Key of config.json, under "opentar": what the folder was made to be run by, where that is not PyTorch."""
 
 
 class Language(NamedTuple):
@@ -57,11 +59,12 @@ def folder_config(config: LanguageConfig, template: ChatTemplate) -> dict[str, A
     }
 
 
-def load_language(folder: str | Path, dtype: LoadDtype = "stored") -> Language:
+def load_language(folder: str | Path, dtype: LoadDtype = "stored", builder: PromptBuilder | None = None) -> Language:
     """Read what `save_language` wrote, in eval mode.
 
     `dtype` "stored" maps the weights as they lie there; float16 halves the weights and runs the rest in float32
-    (nn/half.py); "packed", for a quantized folder, computes with them as they are (nn/quantized.py).
+    (nn/half.py); "packed", for a quantized folder, computes with them as they are (nn/quantized.py). `builder` is the
+    folder's own where it was loaded before.
 
     Raises WeightsError for a damaged folder or a tokenizer that does not fit, ConfigError for an unknown key.
     """
@@ -74,7 +77,7 @@ def load_language(folder: str | Path, dtype: LoadDtype = "stored") -> Language:
     else:
         # float16 is made of the loaded model: not every number may become it.
         data, state = load_part(folder, "stored" if dtype == torch.float16 else dtype)
-    config, builder = _described(folder, data)
+    config, builder = _described(folder, data) if builder is None else (_ours(folder, data)[0], builder)
     model = TarLanguageModel.from_state(config, state, where=str(folder))
     if packed:
         if config.tie and "model.embed_tokens.weight" in packed:
@@ -85,6 +88,13 @@ def load_language(folder: str | Path, dtype: LoadDtype = "stored") -> Language:
         del state
         halve(model, str(folder))
     return Language(model, builder)
+
+
+def made_for(folder: str | Path) -> str | None:
+    """What a language folder was made to be run by, where its config.json says it."""
+    ours = read_config(standing(Path(folder))).get("opentar")
+    found = ours.get(ENGINE_KEY) if isinstance(ours, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def language_config(folder: str | Path) -> LanguageConfig:

@@ -203,10 +203,10 @@ class TarLanguageModel(nn.Module):
         seen = ids_BT.shape[1]
         if seen > self.config.max_length:
             raise ModelError(f"{seen} positions were asked for; this model has {self.config.max_length}")
-        hidden_BTH: Tensor = self.qwen.model(ids_BT, self._mask(seen))
+        hidden_BTH: Tensor = self.qwen.model(ids_BT, self.causal_mask(seen))
         return hidden_BTH
 
-    def _mask(self, seen: int) -> Tensor | None:
+    def causal_mask(self, seen: int) -> Tensor | None:
         """Additive causal mask (1, 1, T, T), or None where the attention makes its own."""
         if seen == 1 or self.config.attention == "sdpa":
             return None

@@ -34,8 +34,14 @@ class InputGram:
         self.sum_KK.addmm_(x_TK.T, x_TK)
 
 
-def quantize_for(weight_NK: Tensor, gram_KK: Tensor, group: int) -> Quantized:
-    """A matrix in the form int4/`group`, for inputs whose sum of products is `gram_KK` (float32, left as it is).
+def quantize_for(weight_NK: Tensor, gram_KK: Tensor, group: int, *, zero: bool = False) -> Quantized:
+    """A matrix in the form int4/`group`, with `zero` int4z/`group`.
+
+    Args:
+        weight_NK: its numbers.
+        gram_KK: float32, the sum of products of the inputs it is chosen for; left as it is.
+        group: columns that share scale and middle.
+        zero: see `search_group`.
 
     Raises:
         ModelError: the sums hold NaN or infinity.
@@ -56,7 +62,7 @@ def quantize_for(weight_NK: Tensor, gram_KK: Tensor, group: int) -> Quantized:
             column = start + place
             if column % group == 0:
                 ahead = now_KN[place : place + group].T
-                scale_NG2[:, column // group] = search_group(ahead, weights_K[column : column + group])
+                scale_NG2[:, column // group] = search_group(ahead, weights_K[column : column + group], zero=zero)
             step_N, middle_N = scale_NG2[:, column // group].unbind(-1)
             q_N = steps_of(now_KN[place, :, None], step_N, middle_N)[:, 0]
             whole_NK[:, column] = (q_N + 8).to(torch.uint8)

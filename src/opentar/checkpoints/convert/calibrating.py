@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from opentar.core.errors import ModelError
-from opentar.core.quantization import Quantized, group_of
+from opentar.core.quantization import WITH_ZERO, Quantized, group_of
 from opentar.nn.gptq import InputGram, quantize_for
 
 if TYPE_CHECKING:
@@ -44,11 +44,8 @@ def calibrated_language(
 
     def run(block: nn.Module, x_1TH: Tensor) -> Tensor:
         places = torch.arange(x_1TH.shape[1])[None]
-        made: Tensor = block(
-            x_1TH,
-            attention_mask=model._mask(x_1TH.shape[1]),
-            position_embeddings=inner.rotary_emb(x_1TH, places),
-        )
+        cos, sin = (part[:, None] for part in inner.rotary_emb(x_1TH, places))
+        made: Tensor = block(x_1TH, cos, sin, model.causal_mask(x_1TH.shape[1]))
         return made
 
     yield from calibrated(inner.layers, "model.layers.", hidden, run, forms)
@@ -78,7 +75,8 @@ def calibrated(
         for name, full in narrow.items():
             layer = block.get_submodule(name)
             assert isinstance(layer, nn.Linear)
-            made = quantize_for(layer.weight, grams[name].sum_KK, group_of(forms[full]) or 0)
+            form, gram_KK = forms[full], grams[name].sum_KK
+            made = quantize_for(layer.weight, gram_KK, group_of(form) or 0, zero=form.startswith(WITH_ZERO))
             layer.weight.data = made.numbers().to(layer.weight.dtype)
             yield full, made
         del grams

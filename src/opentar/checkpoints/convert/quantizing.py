@@ -2,13 +2,15 @@
 
 | part | int8 | int4 |
 |---|---|---|
-| language | layers and table int8 | layers int4; keys, values and table int8 |
+| language | layers and table int8 | layers int4 (for OpenVINO int4z); keys, values and table int8 |
 | language of a target in GGUF | one file for llama.cpp | the same |
+| language of a target for OpenVINO | as above; config.json says who runs it | the same |
 | detok_ar, transformer | layers and table int8 | layers int4, head and table int8 |
 | ta_tok, vision tower and feature decoder | layers int8 | layers int8 |
 | ta_tok, codebook and the layers before it; canvases, flow, SANA | as they are | as they are |
 
-Beside a quantized GGUF the other parts are those of int8; beside f32, f16 and bf16 they stay as they are.
+Beside a quantized GGUF and weights for OpenVINO the other parts are those of int8; beside f32, f16 and bf16 they stay
+as they are.
 Norms, biases and positions are always as they are. 4-bit layers whose width no group divides are int8. A rounded
 codebook would move codes, and rounded autoencoders show in every picture.
 """
@@ -45,25 +47,28 @@ from opentar.core.folder import (
 )
 from opentar.core.headers import SCALE, read_header
 from opentar.core.progress import Progress
-from opentar.core.quantization import Quantized, form_of
+from opentar.core.quantization import GROUPS, OPENVINO_GROUPS, WITH_ZERO, Quantized, form_of
 from opentar.core.storage import each_restored
 from opentar.image_to_tokens.ta_tok import TATok, TATokConfig
-from opentar.language.folder import GGUF_STORAGE, load_language
+from opentar.language.folder import ENGINE_KEY, GGUF_STORAGE, load_language
 from opentar.language.model import LanguageConfig, TarLanguageModel
 from opentar.tokens_to_image.ar import ARConfig, ARTransformer
 
 Calibration = Sequence[Sequence[int]]
 """Sequences of ids."""
-CALIBRATED = "int4"
-"""The target whose weights are chosen by what the model is given."""
+CALIBRATED = ("int4", "openvino-int4")
+"""Targets whose weights are chosen by what the model is given."""
 EXPERIMENTAL = dict.fromkeys(
-    (CALIBRATED, "gguf-q4_k_m", "gguf-q4_0"), "4 bits: what is lost was not shown to stay below 3 points of 100"
+    (*CALIBRATED, "gguf-q4_k_m", "gguf-q4_0"), "4 bits: what is lost was not shown to stay below 3 points of 100"
 )
 """Targets whose quality did not pass (docs/performance.md), and why."""
 _Each = tuple[str, Tensor | Quantized, bool]
 """Name of a tensor, itself, whether it was int8."""
 _SHARD_BYTES = 500_000_000
 """Files are small, because one is held in memory while it is filled."""
+OPENVINO = "openvino-"
+"""How targets begin that OpenVINO runs. Their tensors lie as those of int8 and int4, so PyTorch runs them, too:
+OpenVINO's own files would hold the same numbers and a graph that is made in a moment."""
 _FEWEST = 4096
 """Matrices with fewer numbers cost nothing as they are."""
 
@@ -115,8 +120,8 @@ def quantize_model(
         raise ConfigError(f"cannot quantize to {shown(to)}; there are: {', '.join(TARGETS)}.{nearest(to, TARGETS)}")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise OutputError(f"{shown(out)} exists and is not an empty folder; choose another name")
-    if calibration and to != CALIBRATED:
-        raise ConfigError(f"{to} is not calibrated, only {CALIBRATED} is; leave the calibration out")
+    if calibration and to not in CALIBRATED:
+        raise ConfigError(f"{to} is not calibrated, only {' and '.join(CALIBRATED)} are; leave the calibration out")
     return TARGETS[to].make(source, out, to, step, calibration)
 
 
@@ -141,7 +146,7 @@ def _quantize(source: Path, out: Path, to: str, step: Progress | None, calibrati
                 numbers = sum(weight.numel() for weight in own.language.model.parameters())
                 forms[part] = {to.removeprefix(GGUF_STORAGE): numbers}
             else:
-                forms[part] = _part(source / part, unfinished / part, part, _bits(to), step, calibration)
+                forms[part] = _part(source / part, unfinished / part, part, to, step, calibration)
         named = dataclasses.replace(config, name=f"{config.name}-{to}", experimental=EXPERIMENTAL.get(to, ""))
         model_folder.write_config(unfinished, named)
     after = sum(size for _, size in model_folder.part_files(out))
@@ -152,40 +157,48 @@ TARGETS: dict[str, Target] = {
     "int8": Target("8 bits, computed by PyTorch: layers and tables", _quantize),
     "int4": Target("4 bits in groups, computed by PyTorch: layers of transformers; tables 8 bits", _quantize),
     **{to: Target("the language model for llama.cpp", _quantize) for to in gguf_folder.TARGETS},
+    "openvino-int8": Target("the weights of int8, run by OpenVINO", _quantize),
+    "openvino-int4": Target("the language model as in int4, run by OpenVINO; other parts as in int8", _quantize),
 }
 """Every target by its name on the command line."""
 
 
-def _bits(to: str) -> int | None:
-    """What the layers of PyTorch are quantized to; None where they stay."""
+def _bits(to: str, part: str) -> int | None:
+    """What the layers of a part of PyTorch are quantized to; None where they stay."""
     if to in gguf_folder.TARGETS:
         # 4 bits without calibration cost more there than they save.
         return 8 if "-q" in to else None
-    return 8 if to == "int8" else 4
+    if to.startswith(OPENVINO) and part != "language":
+        return 8
+    return 8 if to.endswith("int8") else 4
 
 
 def _part(
-    source: Path, target: Path, part: str, bits: int | None, step: Progress | None, calibration: Calibration
+    source: Path, target: Path, part: str, to: str, step: Progress | None, calibration: Calibration
 ) -> dict[str, int]:
     """Write one part; returns form -> numbers."""
+    bits = _bits(to, part)
     if bits is None:
         with atomic_folder(target) as unfinished:
             _copy(source, unfinished)
         return {}
     if part == "language":
-        ours = read_config(source).get("opentar")
-        sizes = ours.get("language") if isinstance(ours, dict) else None
+        told = read_config(source).get("opentar")
+        sizes = told.get("language") if isinstance(told, dict) else None
         if not isinstance(sizes, dict):
             raise WeightsError(f"{shown(source)} is no OpenTar language folder: its {CONFIG} has no opentar.language")
         with torch.device("meta"):
             model = TarLanguageModel(from_dict(LanguageConfig, sizes, "opentar.language"))
-        forms = _forms(model.qwen, bits, whole=("embed_tokens", "lm_head", "k_proj", "v_proj"))
+        ours = to.startswith(OPENVINO)
+        how = (OPENVINO_GROUPS, WITH_ZERO) if ours else (GROUPS, "int4")
+        forms = _forms(model.qwen, bits, whole=("embed_tokens", "lm_head", "k_proj", "v_proj"), how=how)
         if model.config.tie:
             del forms["lm_head.weight"]
+        engine = "openvino" if ours else None
         if not calibration:
-            return _weights(source, target, part, forms, step)
+            return _weights(source, target, part, forms, step, engine=engine)
         ready = calibrated_language(load_language(source).model, calibration, forms)
-        return _weights(source, target, part, forms, step, ready)
+        return _weights(source, target, part, forms, step, ready, engine)
     if part == "ta_tok":
         with torch.device("meta"):
             ta_tok = TATok(from_dict(TATokConfig, _own(source), f"{part}/{CONFIG}"))
@@ -208,9 +221,16 @@ def _own(folder: Path) -> dict[str, object]:
     return {name: value for name, value in read_config(folder).items() if name not in ("storage", "tied_tensors")}
 
 
-def _forms(module: nn.Module, bits: int, only: tuple[str, ...] = ("",), whole: tuple[str, ...] = ()) -> dict[str, str]:
+def _forms(
+    module: nn.Module,
+    bits: int,
+    only: tuple[str, ...] = ("",),
+    whole: tuple[str, ...] = (),
+    how: tuple[Sequence[int], str] = (GROUPS, "int4"),
+) -> dict[str, str]:
     """Weight -> form, for linear layers and tables whose names begin with one of `only`; 8 bits for those of `whole`.
 
+    `how` is groups and kind of 4 bits, as `form_of` takes them.
     Keys and values are among these: they are small where several heads share them, and 4 bits cost much there.
     """
     forms = {}
@@ -219,7 +239,9 @@ def _forms(module: nn.Module, bits: int, only: tuple[str, ...] = ("",), whole: t
             weight = layer.weight
             assert isinstance(weight, Tensor)
             if weight.numel() >= _FEWEST:
-                forms[f"{name}.weight"] = form_of(8 if name.endswith(whole) else bits, *weight.shape)
+                forms[f"{name}.weight"] = form_of(
+                    8 if name.endswith(whole) else bits, len(weight), weight.shape[1], *how
+                )
     return forms
 
 
@@ -230,10 +252,13 @@ def _weights(
     forms: dict[str, str],
     step: Progress | None,
     ready: Iterable[tuple[str, Quantized]] = (),
+    engine: str | None = None,
 ) -> dict[str, int]:
     """Write the tensors of a part in their forms, those of `ready` as they come; returns form -> numbers."""
     verify(source, remember=True)
     config = read_config(source)
+    if engine is not None:
+        config["opentar"] = config["opentar"] | {ENGINE_KEY: engine}
     storage, tied = str(config.pop("storage", "")), config.pop("tied_tensors", {})
     if tied:
         # No part that we write has any; a twin would have to be quantized like its source.

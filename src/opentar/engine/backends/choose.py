@@ -2,38 +2,65 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Literal
 
 from opentar.checkpoints.parts import ModelParts
 from opentar.core.errors import ConfigError, ModelError, nearest, shown
 from opentar.engine.backends.protocol import Backend
+from opentar.nn.openvino_library import INSTALL, available, openvino_library
 
-Engines = Literal["torch", "llamacpp"]
-ENGINES: tuple[Engines, ...] = ("torch", "llamacpp")
+Engines = Literal["torch", "llamacpp", "openvino"]
+ENGINES: tuple[Engines, ...] = ("torch", "llamacpp", "openvino")
 """Names of the backends."""
 
 
 def choose_engine(parts: ModelParts, asked: str | None) -> Engines:
     """The backend for the language model of `parts`.
 
+    A folder that was made for OpenVINO holds what PyTorch runs, too: it does where openvino is missing or the device is
+    no CPU, with a warning.
+
     Raises:
         ConfigError: an unknown name.
-        ModelError: the folder does not hold what that backend runs.
+        ModelError: the folder does not hold what that backend runs, or the backend does not run here.
     """
     if asked is not None and asked not in ENGINES:
         raise ConfigError(
-            f"the engine {shown(asked)} is unknown; choose {' or '.join(ENGINES)}.{nearest(asked, ENGINES)}"
+            f"the engine {shown(asked)} is unknown; choose {', '.join(ENGINES)}.{nearest(asked, ENGINES)}"
         )
-    held: Engines = "llamacpp" if parts.language_in_gguf else "torch"
-    if asked is None or asked == held:
-        return held
-    if held == "torch":
+    if not parts.language_in_gguf:
+        return _of_weights(parts, asked)
+    if asked in (None, "llamacpp"):
+        return "llamacpp"
+    other = "PyTorch" if asked == "torch" else "OpenVINO"
+    raise ModelError(f"the language model of this folder is a GGUF file, which {other} does not run; use llamacpp")
+
+
+def _of_weights(parts: ModelParts, asked: str | None) -> Engines:
+    """The backend for weights that PyTorch has."""
+    if asked == "llamacpp":
         raise ModelError(
             "the engine llamacpp runs language models in GGUF files, and this model has none; make one that does with: "
             "opentar quantize MODEL --to gguf-q4_k_m -o OUT"
         )
-    raise ModelError("the language model of this folder is a GGUF file, which PyTorch does not run; use llamacpp")
+    on_cpu = parts.device.type == "cpu"
+    if asked == "openvino":
+        openvino_library("the engine openvino")
+        if not on_cpu:
+            raise ModelError(
+                f"the engine openvino runs on the CPU, and the device is {parts.device}; use the torch one"
+            )
+        return "openvino"
+    if asked == "torch" or parts.language_engine != "openvino":
+        return "torch"
+    if on_cpu and available():
+        return "openvino"
+    if on_cpu:
+        told = f"this model was made for OpenVINO, which is not installed; PyTorch runs it, more slowly. {INSTALL}"
+        warnings.warn(told, stacklevel=4)
+    return "torch"
 
 
 def opener(parts: ModelParts, engine: Engines) -> Callable[[], Backend]:
@@ -45,5 +72,10 @@ def opener(parts: ModelParts, engine: Engines) -> Callable[[], Backend]:
         return whole.again
     from opentar.engine.backends.torch_backend import TorchBackend
 
+    if engine == "openvino":
+        from opentar.engine.backends.openvino_backend import OpenVINOBackend
+
+        language = parts.language_in_openvino
+        return lambda: OpenVINOBackend(language)
     model = parts.language.model
     return lambda: TorchBackend(model)
