@@ -53,7 +53,7 @@ def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @torch.no_grad()
 def whole(language: Language, ids: Sequence[int]) -> Tensor:
-    """Logits (rows,) of the next id, by transformers in one pass without a cache."""
+    """Logits (rows,) of the next id, in one pass without a cache."""
     return language.model.logits(language.model.hidden(torch.tensor([list(ids)])))[0, -1]
 
 

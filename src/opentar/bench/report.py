@@ -78,13 +78,13 @@ def path_taken() -> dict[str, str]:
     import torch
 
     from opentar.core.device import has_bf16_cpu
-    from opentar.nn.quantized import exact_levels
+    from opentar.nn.int8 import kernel
 
-    levels = exact_levels()
+    product = kernel()
     return {
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "bfloat16": "in hardware" if has_bf16_cpu() else "emulated",
-        "int8": f"packed, {levels} levels a side" if levels else "plain",
+        "int8": f"{product.name}, {product.levels} levels a side",
         "threads": str(torch.get_num_threads()),
     }
 
