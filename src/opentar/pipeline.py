@@ -215,7 +215,7 @@ class Tar:
             self.engine(batch_size),
             planned,
             settings,
-            self._made_by,
+            self.made_by,
             callback_on_step_end,
             callback_on_preview,
         )
@@ -331,7 +331,7 @@ class Tar:
         )[0]
         painted = ("scale", "detok", "detok_guidance", "steps", "passes")
         told = {"seed": seed, "fit": fit or self.parts.config.fit}
-        picture.info.update(texts(told | {name: getattr(settings, name) for name in painted}) | self._made_by)
+        picture.info.update(texts(told | {name: getattr(settings, name) for name in painted}) | self.made_by)
         return picture
 
     @torch.no_grad()
@@ -374,7 +374,7 @@ class Tar:
         return self.encode(image, scale, words=words, fit=fit)
 
     @property
-    def _made_by(self) -> dict[str, str]:
+    def made_by(self) -> dict[str, str]:
         """What every picture carries in its metadata."""
         return {"model": self.parts.config.name, "model_hash": self.parts.hash, "version": f"opentar {__version__}"}
 
