@@ -87,6 +87,10 @@ class Admission:
         known, model = self._service.known, self.model
         return await self._in_time(self._service.read(lambda: known.codes(model, content, scale, name)))
 
+    def remember(self, content: bytes, codes: tuple[int, ...]) -> None:
+        """The file of a picture that is given out, and what it was made of: it may be sent back."""
+        self._service.known.drawn(self.model.tar.parts.hash, content, codes)
+
     async def submit(self, works: Sequence[Work]) -> None:
         """Begin the answers. Raises PromptError or ConfigError for one that cannot run, LateError."""
         if len(works) != self.count:

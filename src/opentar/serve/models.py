@@ -44,11 +44,6 @@ class ServedModel:
         self.sides = {name: tar.parts.detokenizer(name).image_size for name in self.config.detokenizers}
         """De-tokenizer -> side of its pictures in pixels."""
 
-    @property
-    def abilities(self) -> tuple[str, ...]:
-        """What it can be asked for."""
-        return ("draw", "read", "say") if self.sides else ("read", "say")
-
 
 class Entry:
     """A model that is served, in memory or not."""
@@ -61,6 +56,11 @@ class Entry:
         self.loaded: ServedModel | None = None
         self.users = 0
         self.used = 0.0
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        """What it can be asked for."""
+        return ("draw", "read", "say") if self.config.detokenizers else ("read", "say")
 
 
 class Shelf:

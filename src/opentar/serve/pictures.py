@@ -1,4 +1,4 @@
-"""Pictures of requests: data URLs in, size checks first, codes out; codes that are known already are not computed again."""
+"""Pictures of requests: data URLs in, size checks first, codes out; those that are known are not computed again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def picture_of_url(url: str, most: int, param: str) -> bytes:
     kind = url[:_LONGEST_HEAD].split(":", 1)[0].strip().lower() if ":" in url[:_LONGEST_HEAD] else ""
     if kind in ("http", "https"):
         raise UnsupportedError(
-            "pictures are not fetched from addresses by this server; send the picture itself, as data:image/png;base64,...",
+            "this server fetches no pictures from addresses; send the picture itself: data:image/png;base64,...",
             param,
         )
     head = _HEAD.match(url[:_LONGEST_HEAD])

@@ -165,5 +165,3 @@ class Service:
         self._failures += 1
         kind = "memory" if is_out_of_memory(error) else "known" if isinstance(error, OpenTarError) else "bug"
         self.metrics.failures.labels(kind).inc()
-
-

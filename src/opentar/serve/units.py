@@ -100,9 +100,7 @@ class Unit:
         assert self.speech is not None
         self._answered += 1
         text = self.speech.push(event.token)
-        self._tell(
-            Token(index=self.index, text=text, token=event.token, log=event.log, likeliest=event.likeliest)
-        )
+        self._tell(Token(index=self.index, text=text, token=event.token, log=event.log, likeliest=event.likeliest))
         if self.speech.stopped:
             self.end(self._answered)
         return self.speech.stopped

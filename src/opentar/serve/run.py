@@ -1,0 +1,154 @@
+"""The process: binds, serves, drains when it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Collection, Iterator
+from types import FrameType
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from opentar.core.errors import ConfigError, shown
+from opentar.serve.guard import LOOPBACK_NAMES
+from opentar.serve.service import Service
+
+_HEADER_SECONDS = 20.0
+"""Longest time that the head of a request may take to come."""
+_HEADER_BYTES = 64 << 10
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def allowed_hosts(host: str, keys: Collection[str], insecure: bool) -> tuple[str, ...] | None:
+    """Names that the Host header may have where the server is bound to `host`; None allows all.
+
+    Raises ConfigError for an address that others reach, without a key.
+    """
+    if is_loopback(host):
+        return (*LOOPBACK_NAMES, host)
+    if not keys and not insecure:
+        raise ConfigError(
+            f"the host {shown(host)} can be reached by other machines and there is no key; set --api-key or "
+            "OPENTAR_API_KEY, or bind to 127.0.0.1 (--insecure lets everybody in)"
+        )
+    return None
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError where the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        if os.name == "posix":
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or "it is no address"
+        raise ConfigError(f"cannot listen on {shown(host)} port {port} ({reason}); choose another port") from error
+    bound.set_inheritable(False)
+    return bound
+
+
+class _Patient(H11Protocol):
+    """Closes connections whose next head takes too long to come, so that nobody holds them open for nothing."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Wait while there is no request, or only a part of its head."""
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(_HEADER_SECONDS, self._close)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+
+    def _close(self) -> None:
+        self._timer = None
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """Ends with code 0 after draining; a second signal ends at once."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals, and do not raise them again at the end."""
+        known = [signal.SIGINT, signal.SIGTERM]
+        before = {number: signal.signal(number, self.handle_exit) for number in known}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take nothing on any more, and end when all has ended."""
+        if self.should_exit:
+            os._exit(128 + sig)
+        self._service.stop_admitting()
+        self.should_exit = True
+
+
+def serve(app: FastAPI, bound: socket.socket, *, grace: float, on_start: Callable[[], object]) -> None:
+    """Serve until SIGTERM or SIGINT, then let what runs end for `grace` seconds."""
+    service: Service = app.state.service
+    config = uvicorn.Config(
+        app,
+        http=_Patient,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=max(1, round(grace)),
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    server = _Server(config, service)
+
+    async def run() -> None:
+        serving = asyncio.ensure_future(server.serve(sockets=[bound]))
+        while not (server.started or serving.done()):
+            await asyncio.sleep(0.01)
+        if server.started:
+            on_start()
+        await serving
+
+    asyncio.run(run())
