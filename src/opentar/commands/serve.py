@@ -56,8 +56,7 @@ def serve(
             from opentar.serve.app import create_app
             from opentar.serve.limits import Limits
             from opentar.serve.models import Shelf
-            from opentar.serve.run import allowed_hosts, bind
-            from opentar.serve.run import serve as run
+            from opentar.serve.run import Server, allowed_hosts, bind
             from opentar.serve.service import Service
         except ModuleNotFoundError as error:
             raise ConfigError(
@@ -71,7 +70,8 @@ def serve(
         place = f"[{host}]" if ":" in host else host
         url = f"http://{place}:{bound.getsockname()[1]}"
         app = create_app(Service(shelf, limits), keys=keys, hosts=hosts)
-        run(app, bound, grace=grace, on_start=lambda: output.note(f"serving {', '.join(names)} on {url}/v1"))
+        told = f"serving {', '.join(names)} on {url}/v1"
+        Server(app, grace=grace, on_start=lambda: output.note(told)).run(sockets=[bound])
 
 
 def _named(models: list[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from opentar.serve.refused import (
     LateError,
     LeavingError,
     LimitError,
+    PictureUrlError,
     UnknownModelError,
     UnsupportedError,
 )
@@ -103,6 +104,8 @@ def api_error(error: Exception, param: str | None = None) -> ApiError:
             return ApiError(404, str(error), "model_not_found", "model")
         case UnsupportedError():
             return ApiError(400, str(error), "unsupported", error.param or param)
+        case PictureUrlError():
+            return ApiError(400, str(error), "invalid_image_url", param)
         case LimitError():
             return ApiError(413, str(error), param=error.param or param)
         case LateError():

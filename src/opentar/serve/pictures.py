@@ -15,7 +15,7 @@ import torch
 from opentar.core.errors import ImageError
 from opentar.core.pictures import open_picture
 from opentar.engine.pixels import encode_picture
-from opentar.serve.refused import LimitError, UnsupportedError
+from opentar.serve.refused import LimitError, PictureUrlError
 
 if TYPE_CHECKING:
     from opentar.serve.models import ServedModel
@@ -34,19 +34,18 @@ def picture_of_url(url: str, most: int, param: str) -> bytes:
         param: where it stood, for errors.
 
     Raises:
-        UnsupportedError: an address, a path, or anything that is no data URL.
+        PictureUrlError: an address, a path, or anything that is no data URL.
         LimitError: too large.
         ImageError: damaged base64, or nothing in it.
     """
     kind = url[:_LONGEST_HEAD].split(":", 1)[0].strip().lower() if ":" in url[:_LONGEST_HEAD] else ""
     if kind in ("http", "https"):
-        raise UnsupportedError(
-            "this server fetches no pictures from addresses; send the picture itself: data:image/png;base64,...",
-            param,
+        raise PictureUrlError(
+            "this server fetches no pictures from addresses; send the picture itself: data:image/png;base64,..."
         )
     head = _HEAD.match(url[:_LONGEST_HEAD])
     if head is None:
-        raise UnsupportedError("a picture is given as a data URL: data:image/png;base64,...", param)
+        raise PictureUrlError("no file is read here; a picture is given as a data URL: data:image/png;base64,...")
     length = (len(url) - head.end()) * 3 // 4
     if length > most + 2:
         raise LimitError(f"the picture has about {length} bytes; at most {most} are taken", param)

@@ -21,6 +21,10 @@ class UnsupportedError(ServiceError):
         self.param = param
 
 
+class PictureUrlError(ServiceError):
+    """A picture that is given by what is no data URL."""
+
+
 class LimitError(ServiceError):
     """Larger or more than the service takes. `param` is the field."""
 

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 
@@ -99,16 +100,34 @@ class _Patient(H11Protocol):
             self.transport.close()
 
 
-class _Server(uvicorn.Server):
-    """Ends with code 0 after draining; a second signal ends at once."""
+class Server(uvicorn.Server):
+    """Runs an app of `create_app`: `run(sockets=[bind(...)])` blocks until a signal, or `should_exit` is set.
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
+    It ends with code 0 after draining; a second signal ends it at once.
+
+    Args:
+        app: the app.
+        grace: seconds that running requests have to end.
+        on_start: called when it listens.
+    """
+
+    def __init__(self, app: FastAPI, *, grace: float = 30.0, on_start: Callable[[], object] | None = None) -> None:
+        super().__init__(_config(app, grace))
+        self._service: Service = app.state.service
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        if self._on_start is not None:
+            self._on_start()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals, and do not raise them again at the end."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         known = [signal.SIGINT, signal.SIGTERM]
         before = {number: signal.signal(number, self.handle_exit) for number in known}
         try:
@@ -125,9 +144,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(app: FastAPI, bound: socket.socket, *, grace: float, on_start: Callable[[], object]) -> None:
-    """Serve until SIGTERM or SIGINT, then let what runs end for `grace` seconds."""
-    service: Service = app.state.service
+def _config(app: FastAPI, grace: float) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         http=_Patient,
@@ -141,14 +158,4 @@ def serve(app: FastAPI, bound: socket.socket, *, grace: float, on_start: Callabl
         h11_max_incomplete_event_size=_HEADER_BYTES,
     )
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    server = _Server(config, service)
-
-    async def run() -> None:
-        serving = asyncio.ensure_future(server.serve(sockets=[bound]))
-        while not (server.started or serving.done()):
-            await asyncio.sleep(0.01)
-        if server.started:
-            on_start()
-        await serving
-
-    asyncio.run(run())
+    return config
