@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
@@ -114,13 +115,26 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, *, grace: float = 30.0, on_start: Callable[[], object] | None = None) -> None:
         super().__init__(_config(app, grace))
         self._service: Service = app.state.service
-        self._on_start = on_start
+        self._grace, self._on_start = grace, on_start
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
         await super().startup(sockets)
         if self._on_start is not None:
             self._on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let what runs end; after the grace it is told that it ends."""
+        self._service.stop_admitting()
+        late = asyncio.ensure_future(self._end_late())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            late.cancel()
+
+    async def _end_late(self) -> None:
+        await asyncio.sleep(self._grace)
+        self._service.end_all()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -154,7 +168,8 @@ def _config(app: FastAPI, grace: float) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_keep_alive=15,
-        timeout_graceful_shutdown=max(1, round(grace)),
+        # What is told that it ends needs a moment to tell its client.
+        timeout_graceful_shutdown=math.ceil(grace) + 2,
         h11_max_incomplete_event_size=_HEADER_BYTES,
     )
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

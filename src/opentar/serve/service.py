@@ -148,11 +148,15 @@ class Service:
             await asyncio.sleep(0.02)
         return not self._places
 
+    def end_all(self) -> None:
+        """What still runs ends with a LeavingError."""
+        for admission in list(self._open):
+            admission.fail(LeavingError("the server ends; send the request again", 5))
+
     async def close(self) -> None:
         """Stop the threads; what still runs ends with a LeavingError."""
         self.stop_admitting()
-        for admission in list(self._open):
-            admission.fail(LeavingError("the server has ended", 5))
+        self.end_all()
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
