@@ -152,9 +152,7 @@ def test_a_picture_is_an_answer_and_can_be_asked_about_without_encoding_it(live)
         asked = [*messages, message, QUESTION]
         done = live.client.chat.completions.create(model="tiny", messages=asked, max_tokens=4)
         assert done.usage.prompt_tokens > 36
-    done = live.client.chat.completions.create(
-        model="tiny", messages=[shows(image["image_url"]["url"])], max_tokens=4
-    )
+    done = live.client.chat.completions.create(model="tiny", messages=[shows(image["image_url"]["url"])], max_tokens=4)
     assert done.usage.prompt_tokens > 36
     assert (known.hits - hits, known.misses - misses) == (3, 0)
 

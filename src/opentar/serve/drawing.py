@@ -7,6 +7,7 @@ import base64
 import re
 from typing import TYPE_CHECKING, Literal
 
+from opentar import asking
 from opentar.core.picture_formats import encode_picture
 from opentar.drawing import DrawOptions, plan, settings_of
 from opentar.serve.refused import UnsupportedError
@@ -55,7 +56,7 @@ def drawings(
     model: ServedModel, prompt: str, n: int, seed: int, settings: DrawSettings, previews: int = 0
 ) -> list[Draw]:
     """`n` pictures of a prompt, with seeds that count up. Raises PromptError."""
-    planned = plan(model.tar.parts, model.tar.known_words, [prompt], n, seed, settings)
+    planned = plan(model.tar.parts, model.tar.known_words, asking.prompts(prompt), n, seed, settings)
     return [Draw(drawing=one, settings=settings, previews=previews) for one in planned]
 
 
