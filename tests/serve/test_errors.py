@@ -65,11 +65,10 @@ def test_a_body_of_another_kind(live) -> None:
     assert "application/json" in response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(
-    "deep", ["[" * 100_000, '{"a":' * 100_000, '{"messages":' + "[" * 100_000 + "]" * 100_000 + "}"]
-)
-def test_json_that_is_nested_deeply(live, deep) -> None:
-    error_of(live.http.post(CHAT, content=deep, headers={"content-type": "application/json"}), 400)
+def test_json_that_is_nested_deeply(live) -> None:
+    deep = 100_000
+    for content in ("[" * deep, '{"a":' * deep, '{"messages":' + "[" * deep + "]" * deep + "}"):
+        error_of(live.http.post(CHAT, content=content, headers={"content-type": "application/json"}), 400)
     assert live.http.get("/health").status_code == 200
 
 

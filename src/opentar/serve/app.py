@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 
 from opentar import __version__
 from opentar.serve import errors
-from opentar.serve.guard import Bounded, Gate, Numbered
+from opentar.serve.guard import OPEN_PATHS, Bounded, Gate, Numbered
 from opentar.serve.routes import chat, health, images, models
 from opentar.serve.service import Service
 
@@ -73,6 +73,8 @@ def _described(app: FastAPI) -> dict[str, Any]:
             document["components"]["schemas"].pop(name, None)
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
+        for path in OPEN_PATHS:
+            document["paths"][path]["get"]["security"] = []
         app.openapi_schema = document
     return app.openapi_schema
 

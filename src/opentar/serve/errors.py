@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from opentar.core.errors import ConfigError, ImageError, ModelError, NoMemoryError, OpenTarError, PromptError, nearest
+from opentar.core.errors import ConfigError, ImageError, ModelError, NoMemoryError, OpenTarError, PromptError
 from opentar.serve.refused import (
     BusyError,
     InternalError,
@@ -170,8 +170,7 @@ def of_validation(error: RequestValidationError) -> ApiError:
         return ApiError(400, "the body is no JSON object; send one, with content-type application/json", "invalid_json")
     param = _param(place, error.body)
     if kind == "extra_forbidden":
-        hint = nearest(str(place[-1]), _names(error))
-        return ApiError(400, f"unknown parameter: '{param}'.{hint}", "unknown_parameter", param)
+        return ApiError(400, f"unknown parameter: '{param}'; leave it out", "unknown_parameter", param)
     if kind == "missing":
         missing = "the body is missing; send JSON" if not place else f"missing required parameter: '{param}'"
         return ApiError(400, missing, "missing_required_parameter", param or None)
@@ -179,11 +178,6 @@ def of_validation(error: RequestValidationError) -> ApiError:
         return ApiError(400, str(first["msg"]), "unsupported", param)
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
     return ApiError(400, f"invalid '{param}': {first['msg']}", code, param or None)
-
-
-def _names(error: RequestValidationError) -> list[str]:
-    """Names that fields have, for a hint."""
-    return [str(one["loc"][-1]) for one in error.errors() if one["type"] == "missing"]
 
 
 def _param(place: list[Any], body: Any) -> str:
