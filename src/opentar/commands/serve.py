@@ -67,6 +67,9 @@ def serve(
         limits = Limits(batch=batch, queue=queue, seconds=timeout, memory=_bytes(memory))
         shelf = Shelf(names, memory=limits.memory, batch=batch, device=device, dtype=dtype, engine=engine)
         bound = bind(host, port)
+        # What is wrong with the model is told at once, and not to the first client.
+        shelf.take(shelf.entry(None))
+        shelf.give_back(shelf.entry(None))
         place = f"[{host}]" if ":" in host else host
         url = f"http://{place}:{bound.getsockname()[1]}"
         app = create_app(Service(shelf, limits), keys=keys, hosts=hosts)

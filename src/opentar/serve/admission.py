@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from opentar.core.errors import NoMemoryError, OpenTarError
+from opentar.core.errors import OpenTarError
 from opentar.engine.jobs import job_of
 from opentar.serve.events import Chosen, Code, Ended, Event, Picture, Preview, Token
 from opentar.serve.models import Entry, ServedModel
+from opentar.serve.painter import told
 from opentar.serve.refused import LateError, LimitError
 from opentar.serve.units import Unit
 from opentar.serve.work import Draw, Say, Work
@@ -19,6 +20,8 @@ from opentar.serve.work import Draw, Say, Work
 if TYPE_CHECKING:
     from opentar.serve.service import Service
     from opentar.vocab import Scale
+
+Result = TypeVar("Result")
 
 
 class Admission:
@@ -150,14 +153,14 @@ class Admission:
         metrics.seconds.labels(self._entry.name).observe(time.monotonic() - self.began)
         self._service.leave(self)
 
-    async def _in_time(self, work):  # type: ignore[no-untyped-def]
+    async def _in_time(self, work: Awaitable[Result]) -> Result:
         try:
             async with asyncio.timeout_at(self.deadline):
                 return await work
         except TimeoutError as error:
             raise self._late() from error
-        except MemoryError as error:
-            raise NoMemoryError("there was not enough memory for this request; ask for less at once") from error
+        except (MemoryError, RuntimeError) as error:
+            raise told(error) from error
 
     def _late(self) -> LateError:
         return LateError(f"the request took longer than {self._service.limits.seconds:g} seconds")

@@ -32,7 +32,7 @@ from opentar.serve.metrics import Metrics
 from opentar.serve.models import Shelf
 from opentar.serve.painter import Painter
 from opentar.serve.pictures import KnownCodes
-from opentar.serve.refused import BusyError, LeavingError
+from opentar.serve.refused import BusyError, LeavingError, UnsupportedError
 from opentar.serve.worker import Worker
 
 Result = TypeVar("Result")
@@ -100,12 +100,15 @@ class Service:
 
         Raises:
             UnknownModelError: no such model.
+            UnsupportedError: more answers than there is ever room for.
             BusyError, LeavingError: there is no room, or the service ends.
         """
         entry = self.shelf.entry(model)
         if self._leaving or not self._started:
             raise LeavingError("the server is about to end; try again", 5)
         room = self.limits.batch + self.limits.queue
+        if count > room:
+            raise UnsupportedError(f"{count} answers were asked for; one request may have {room} here", "n")
         if self._places + count > room:
             seconds = self.wait_seconds()
             raise BusyError(f"{self._places} answers wait or run, of {room}; try again in {seconds} seconds", seconds)

@@ -55,12 +55,12 @@ class Speech:
             self._held, given = "", self._held[: min(met)].rstrip()
             return self._begin(given)
         self._held = self._begin(self._held)
-        # White space at the end waits, and so does what may be the beginning of a stop text.
-        keep = len(self._held) - len(self._held.rstrip())
+        # What may be the beginning of a stop text waits, and so does white space before it or at the end.
+        keep = 0
         for text in self._stop:
             longest = min(len(text) - 1, len(self._held))
             keep = max([keep, *(n for n in range(1, longest + 1) if self._held.endswith(text[:n]))])
-        cut = len(self._held) - keep
+        cut = len(self._held[: len(self._held) - keep].rstrip())
         given, self._held = self._held[:cut], self._held[cut:]
         self._begun = self._begun or bool(given)
         return given
