@@ -136,13 +136,18 @@ class Admission:
         """End with an error, which the next event raises."""
         self._events.put_nowait(error)
 
+    def let_go(self) -> None:
+        """Stop the answers that have not ended, before the next step of an engine or the painter."""
+        if not self.finished:
+            for unit in self._units:
+                self._service.worker.cancel(unit)
+
     def close(self) -> None:
         """Let go of all that still runs, and of the place; a second time changes nothing."""
         if self._closed:
             return
         self._closed = True
-        for unit in self._units:
-            self._service.worker.cancel(unit)
+        self.let_go()
         if self._model is not None:
             self._service.shelf.give_back(self._entry)
         metrics = self._service.metrics

@@ -160,6 +160,9 @@ class Service:
         """Stop the threads; what still runs ends with a LeavingError."""
         self.stop_admitting()
         self.end_all()
+        for admission in list(self._open):
+            # Also where whoever waits does not look any more.
+            admission.let_go()
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
