@@ -1,6 +1,7 @@
 """The service without HTTP, as a page uses it; texts as they grow; models that come and go."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -249,3 +250,31 @@ def test_a_stop_text_cuts_wherever_its_ids_begin(tokenizer, text, stop) -> None:
     expected = text[: min(places)] if places else text
     assert given == expected.strip()
     assert speech.stopped == bool(places)
+
+
+def test_nobody_waits_for_a_model_that_others_wait_for(tiny_model, monkeypatch) -> None:
+    """However many wait for a model to be loaded, one that is there answers."""
+
+    async def work(service):
+        gate = threading.Event()
+        plain = service.shelf.take
+        monkeypatch.setattr(service.shelf, "take", lambda entry: (gate.wait(30), plain(entry))[1])
+
+        async def ask(name: str) -> int:
+            async with service.admit(name) as admission:
+                await admission.submit([said(admission.model, tokens=3)])
+                return len([event async for event in admission])
+
+        waiting = [asyncio.create_task(ask("b")) for _ in range(40)]
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(ask("a"), 20)
+        gone = waiting.pop()
+        gone.cancel()
+        gate.set()
+        assert len(await asyncio.gather(*waiting)) == 39
+        end = time.monotonic() + 10
+        while service.shelf.entry("b").users and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        assert (service.active, service.shelf.entry("b").users) == (0, 0)
+
+    run(work, {"a": tiny_model, "b": tiny_model})

@@ -61,8 +61,11 @@ class Admission:
         return self
 
     async def _enter(self) -> None:
+        self._model = self._service.shelf.take_loaded(self._entry)
+        if self._model is not None:
+            return
         # A thread cannot be stopped: where nobody waits any longer, the model is given back when it is there.
-        taking = self._loop.run_in_executor(None, self._service.shelf.take, self._entry)
+        taking = self._service.load(self._entry)
         try:
             async with asyncio.timeout_at(self.deadline):
                 self._model = await asyncio.shield(taking)

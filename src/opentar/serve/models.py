@@ -115,10 +115,10 @@ class Shelf:
 
         Raises BusyError where the models that are at work leave no room, and what loading raises.
         """
-        if (found := self._taken(entry)) is not None:
+        if (found := self.take_loaded(entry)) is not None:
             return found
         with self._loading:
-            if (found := self._taken(entry)) is not None:
+            if (found := self.take_loaded(entry)) is not None:
                 return found
             self._make_room(entry)
             from opentar.pipeline import Tar
@@ -138,7 +138,8 @@ class Shelf:
             entry.users -= 1
             entry.used = time.monotonic()
 
-    def _taken(self, entry: Entry) -> ServedModel | None:
+    def take_loaded(self, entry: Entry) -> ServedModel | None:
+        """As `take`, at once; None where the model is not loaded."""
         with self._books:
             if entry.loaded is not None:
                 entry.users += 1

@@ -10,8 +10,8 @@ async with service.admit("nano") as admission:          # a place in the queue; 
 await service.close()
 ```
 
-Threads: one steps the engines (`worker.py`), one paints (`painter.py`), one encodes pictures; loading and building of
-prompts happen beside them. Coroutines only wait, so the event loop is free.
+Threads: one steps the engines (`worker.py`), one paints (`painter.py`), one encodes pictures, one loads models; prompts are
+built beside them. Coroutines only wait, so the event loop is free.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from opentar.core.memory import is_out_of_memory
 from opentar.serve.admission import Admission
 from opentar.serve.limits import Limits
 from opentar.serve.metrics import Metrics
-from opentar.serve.models import Shelf
+from opentar.serve.models import Entry, ServedModel, Shelf
 from opentar.serve.painter import Painter
 from opentar.serve.pictures import KnownCodes
 from opentar.serve.refused import BusyError, LeavingError, UnsupportedError
@@ -58,7 +58,9 @@ class Service:
         self.tickets = count()
         self.painter = Painter(self._failed)
         self.worker = Worker(self.painter, self._failed)
+        # Apart from the loop's own threads, which those who wait for a model would all take.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="opentar-reader")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="opentar-loader")
         self._places = 0
         self._took: deque[float] = deque([1.0], maxlen=32)
         self._open: set[Admission] = set()
@@ -79,7 +81,7 @@ class Service:
     async def warm_up(self) -> None:
         """Load the default model; after it the service is ready. Raises what loading raises."""
         entry = self.shelf.entry(None)
-        await asyncio.to_thread(self.shelf.take, entry)
+        await self.load(entry)
         self.shelf.give_back(entry)
         self._warm = True
 
@@ -130,6 +132,10 @@ class Service:
         each = sum(self._took) / len(self._took)
         return max(1, min(_LONGEST_WAIT, round(each * self.limits.queue / self.limits.batch)))
 
+    def load(self, entry: Entry) -> asyncio.Future[ServedModel]:
+        """A model of the shelf, to be given back; see `Shelf.take`."""
+        return asyncio.wrap_future(self._loader.submit(self.shelf.take, entry))
+
     async def read(self, work: Callable[[], Result]) -> Result:
         """Run `work` on the thread that encodes pictures."""
         return await asyncio.wrap_future(self._reader.submit(work))
@@ -168,7 +174,8 @@ class Service:
     def _stop(self) -> None:
         self.worker.stop()
         self.painter.stop()
-        self._reader.shutdown(cancel_futures=True)
+        for pool in (self._reader, self._loader):
+            pool.shutdown(cancel_futures=True)
 
     def _failed(self, error: BaseException) -> None:
         """An engine or a de-tokenizer failed; called from their threads."""
