@@ -145,6 +145,7 @@ def test_a_second_signal_ends_at_once(tiny_model) -> None:
         (["--port", "-1"], "65535"),
         (["--model", "nanno"], "Did you mean 'nano'"),
         (["--model", "nano", "nano"], "twice"),
+        (["--model", "nano", "there/nano"], "twice"),
         (["--memory", "much"], "8GB"),
         (["--memory", "1MB"], "memory is 1.0 MB"),
         (["--batch", "0"], "batch is 0"),

@@ -1,6 +1,7 @@
 """`opentar serve`: models over HTTP, in the shapes of OpenAI's API."""
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -43,9 +44,7 @@ def serve(
 ) -> None:
     """Serve models over HTTP: chat, pictures, models, in the shapes of OpenAI's API. Ends on Ctrl-C or SIGTERM."""
     output = Output()
-    key = api_key if api_key is not None else environment.api_key()
-    if key is not None and not key.strip():
-        raise ConfigError("the API key is empty; give one, or leave it out")
+    keys = _keys(api_key)
     if not 0 <= port <= 65535:
         raise ConfigError(f"port is {port}; it must be from 0 to 65535")
     if not grace >= 0:
@@ -62,7 +61,6 @@ def serve(
             raise ConfigError(
                 f"the server needs {error.name}; install it with: pip install 'opentar[serve]'"
             ) from error
-        keys = [] if key is None else [key]
         hosts = allowed_hosts(host, keys, insecure)
         limits = Limits(batch=batch, queue=queue, seconds=timeout, memory=_bytes(memory))
         shelf = Shelf(names, memory=limits.memory, batch=batch, device=device, dtype=dtype, engine=engine)
@@ -71,18 +69,30 @@ def serve(
         shelf.take(shelf.entry(None))
         shelf.give_back(shelf.entry(None))
         place = f"[{host}]" if ":" in host else host
-        url = f"http://{place}:{bound.getsockname()[1]}"
+        told = f"serving {', '.join(names)} on http://{place}:{bound.getsockname()[1]}/v1"
         app = create_app(Service(shelf, limits), keys=keys, hosts=hosts)
-        told = f"serving {', '.join(names)} on {url}/v1"
         Server(app, grace=grace, on_start=lambda: output.note(told)).run(sockets=[bound])
 
 
+def _keys(given: str | None) -> list[str]:
+    key = given if given is not None else environment.api_key()
+    if key is not None and not key.strip():
+        raise ConfigError("the API key is empty; give one, or leave it out")
+    return [] if key is None else [key]
+
+
 def _named(models: list[str]) -> dict[str, str]:
-    """Name -> model. Raises ConfigError for a name that is given twice."""
+    """Name -> model; a folder is called as its last part, so that no client is told where it lies.
+
+    Raises ConfigError for a name that is given twice.
+    """
+    from opentar.checkpoints.find import PUBLISHED
+
     found: dict[str, str] = {}
     for text in models:
         name, equals, place = text.partition("=")
-        name, place = (name, place) if equals and name and place else (text.rstrip("/\\"), text)
+        if not (equals and name and place):
+            name, place = text if text in PUBLISHED else Path(text).name or text, text
         if name in found:
             raise ConfigError(f"the model {shown(name)} is given twice; name it once, or give it a name: NAME=FOLDER")
         found[name] = place

@@ -10,8 +10,8 @@ async with service.admit("nano") as admission:          # a place in the queue; 
 await service.close()
 ```
 
-Threads: one steps the engines (`worker.py`), one paints (`painter.py`), one encodes pictures, one loads models; prompts are
-built beside them. Coroutines only wait, so the event loop is free.
+Threads: one steps the engines (`worker.py`), one paints (`painter.py`), one encodes pictures, one loads models; prompts
+are built beside them. Coroutines only wait, so the event loop is free.
 """
 
 from __future__ import annotations
