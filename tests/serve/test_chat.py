@@ -270,6 +270,19 @@ def test_fields_that_say_nothing_are_taken(live) -> None:
     assert done.usage.completion_tokens == 2
 
 
+def test_null_is_left_out(live) -> None:
+    names = ("stream", "stop", "max_tokens", "temperature", "tools", "n", "seed", "logprobs", "modalities", "image")
+    body = {"model": "tiny", "messages": [QUESTION], "max_completion_tokens": 2} | dict.fromkeys(names)
+    assert live.http.post("/v1/chat/completions", json=body).status_code == 200
+    body = {"prompt": "a dog"} | dict.fromkeys(("n", "size", "quality", "output_format", "stream", "partial_images"))
+    assert live.http.post("/v1/images/generations", json=body).status_code == 200
+    for missing in ({"model": None}, {"messages": None}):
+        response = live.http.post("/v1/chat/completions", json={"model": "tiny", "messages": [QUESTION]} | missing)
+        assert response.json()["error"]["code"] == "missing_required_parameter"
+    response = live.http.post("/v1/images/generations", json={"prompt": "a dog", "bogus": None})
+    assert response.json()["error"]["code"] == "unknown_parameter"
+
+
 def test_pictures_cannot_be_edited_yet(live, png, as_url) -> None:
     with pytest.raises(openai.BadRequestError) as told:
         live.client.chat.completions.create(model="tiny", messages=[shows(as_url(png))], modalities=["image"])

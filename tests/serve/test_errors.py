@@ -127,6 +127,49 @@ def test_what_nobody_foresaw_is_an_error_without_its_text(live, monkeypatch, cap
     assert response.headers["content-type"] == "application/json"
 
 
+def test_logs_hold_nothing_of_a_request(serving, png, as_url, monkeypatch, caplog) -> None:
+    """At the most talkative level, with a failure in the middle of each kind of work."""
+    from opentar.serve import painter, pictures
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    secrets = {"key": "sesame-key", "prompt": "an embarrassing dog", "picture": as_url(png)}
+    shown = {"type": "image_url", "image_url": {"url": secrets["picture"]}}
+    bodies = [
+        (CHAT, {"model": "tiny", "messages": [{"role": "user", "content": secrets["prompt"]}], "max_tokens": 2}),
+        (CHAT, {"model": "tiny", "messages": [{"role": "user", "content": [shown]}], "max_tokens": 2}),
+        ("/v1/images/generations", {"prompt": secrets["prompt"]}),
+    ]
+    with serving(keys=("sesame-key",)) as live, caplog.at_level("DEBUG"):
+        headers = {"authorization": "Bearer sesame-key"}
+        texts = [live.http.post(path, json=body, headers=headers).text for path, body in bodies]
+        model = live.service.shelf.entry(None).loaded
+        live.service.known._kept.clear()
+        monkeypatch.setattr(painter, "paint", broken)
+        monkeypatch.setattr(pictures, "encode_picture", broken)
+        monkeypatch.setattr(model.engine.backend, "extend", broken)
+        for path, body in bodies:
+            response = live.http.post(path, json=body, headers=headers)
+            assert response.status_code == 500, response.text
+            texts.append(response.text)
+        texts.append(live.http.get("/metrics", headers=headers).text)
+    assert "broken" in caplog.text
+    for secret in (secrets["key"], secrets["prompt"], secrets["picture"][40:90]):
+        assert secret not in caplog.text
+        assert not [text for text in texts if secret in text]
+
+
+def test_two_models_beside_each_other(serving, tiny_model) -> None:
+    with serving({"one": tiny_model, "two": tiny_model}) as live:
+        assert [(one.id, one.loaded) for one in live.client.models.list()] == [("one", True), ("two", False)]
+        found = [
+            live.client.images.generate(model=name, prompt="a dog", extra_body={"seed": 1}) for name in ("two", "one")
+        ]
+        assert found[0].data == found[1].data
+        assert [one.loaded for one in live.client.models.list()] == [True, True]
+
+
 def test_the_client_tries_again_and_gets_its_answer(live, monkeypatch) -> None:
     from opentar.serve.refused import BusyError
 

@@ -101,7 +101,7 @@ def test_a_stream_names_its_events_and_ends_with_done(live) -> None:
 
 
 BAD = {
-    "prompt": ["", "   ", "?!", 5, None, "a\0b", "word " * 600],
+    "prompt": ["", "   ", "?!", 5, "a\0b", "word " * 600],
     "n": [0, 11, 10**6, "1", True],
     "size": ["1024x1024", "99999x99999", "0x0", "32x", "big", "32x32x32", "1" * 500, 32],
     "quality": ["best", 3],

@@ -56,7 +56,7 @@ def test_a_client_that_does_not_read_is_left() -> None:
 
     with pytest.raises(ClientGone):
         run(EventStream(place, events(100, closed=closed), Limits(body_seconds=0.1)), stuck)
-    assert len(taken) == 4 and place.left == 1
+    assert len(taken) == 4 and place.left == 1 and closed == ["closed"]
 
 
 def test_a_client_that_goes_away_stops_the_stream() -> None:

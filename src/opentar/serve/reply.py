@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -101,6 +101,8 @@ class EventStream(Response):
         finally:
             await _cancelled(task, gone)
             self._admission.close()
+            if isinstance(self._events, AsyncGenerator):
+                await self._events.aclose()
 
     async def _run(self, send: Send) -> None:
         async def put(content: bytes, more: bool = True) -> None:
