@@ -283,6 +283,26 @@ def test_a_reader_without_memory_fails_one_picture(live, png, as_url, monkeypatc
     assert live.http.post(CHAT, json=body).status_code == 200
 
 
+def test_an_engine_that_cannot_even_stop_ends_nobody_else(serving) -> None:
+    with serving() as live:
+        asked = LONG | {"max_tokens": 5, "seed": 1}
+        before = answer(live, CHAT, asked)
+        engine = live.service.shelf.entry(None).loaded.engine
+        plain = engine.step, engine.backend.close
+
+        def broken(*_: object) -> None:
+            raise ValueError("a bug")
+
+        engine.step, engine.backend.close = broken, broken
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            responses = list(pool.map(lambda _: live.http.post(CHAT, json=asked), range(4)))
+        assert {response.status_code for response in responses} == {500}
+        assert "bug" not in responses[0].text
+        engine.step, engine.backend.close = plain
+        assert answer(live, CHAT, asked) == before
+        assert live.service.worker.alive and live.service.painter.alive
+
+
 @pytest.mark.slow
 def test_five_hundred_who_leave_leave_nothing_behind(live) -> None:
     process = psutil.Process()

@@ -61,17 +61,29 @@ class Worker:
         while not self._stopping:
             self._take_commands()
             for model in list(self._units):
-                self._step(model)
+                try:
+                    self._step(model)
+                except Exception as error:
+                    # Not even beginning again went well; nobody is left waiting for it.
+                    self._give_up(model, error)
 
     def _take_commands(self) -> None:
         if not self._units:
-            self._commands.get()()
+            self._run(self._commands.get())
         while True:
             try:
                 command = self._commands.get_nowait()
             except queue.Empty:
                 return
+            self._run(command)
+
+    def _run(self, command: Command) -> None:
+        try:
             command()
+        except Exception as error:
+            # A backend that cannot give slots back; the thread must live on for the others.
+            self._failed(error)
+            told(error)
 
     def _stop(self) -> None:
         self._stopping = True
@@ -128,3 +140,9 @@ class Worker:
         for unit in units:
             unit.restart()
             model.engine.add(unit.job)
+
+    def _give_up(self, model: ServedModel, error: Exception) -> None:
+        self._careful.pop(model, None)
+        model.engine.batch = model.batch
+        for unit in self._units.pop(model, {}).values():
+            unit.post(told(error))
