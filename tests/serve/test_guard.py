@@ -101,6 +101,9 @@ def test_other_pages_and_other_names_are_refused(live) -> None:
         ({"host": "[::1"}, "wrong_host"),
         ({"origin": "http://evil.example"}, "wrong_origin"),
         ({"origin": "null"}, "wrong_origin"),
+        ({"origin": ""}, "wrong_origin"),
+        ({"origin": "http://["}, "wrong_origin"),
+        ({"origin": f"http://{live.port}@127.0.0.1"}, "wrong_origin"),
         ({"origin": "http://127.0.0.1:1"}, "wrong_origin"),
     ):
         response = live.http.get("/v1/models", headers=headers)
