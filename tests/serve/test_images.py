@@ -1,11 +1,14 @@
 """Pictures with OpenAI's own client."""
 
 import base64
+import dataclasses
 import io
 
 import openai
 import pytest
 from PIL import Image
+
+from opentar.checkpoints.model_folder import read_config, write_model
 
 
 def opened(content: str) -> Image.Image:
@@ -143,3 +146,20 @@ def test_edits_say_what_the_models_can_do(live, png) -> None:
         live.client.images.edit(model="tiny", image=png, prompt="make it red")
     assert told.value.code == "unsupported"
     assert "tiny can draw, read, say" in told.value.message
+
+
+def test_a_further_painter_is_loaded_when_it_is_asked_for(serving, tiny_model, tmp_path) -> None:
+    """`size` chooses among de-tokenizers; those whose size their name tells are not loaded for the choice."""
+    config = read_config(tiny_model)
+    parts = {name: tiny_model / name for name in config.parts} | {"detok_ar_64": tiny_model / "detok_ar"}
+    folder = tmp_path / "more"
+    write_model(folder, dataclasses.replace(config, parts=tuple(parts)), parts)
+    with serving({"more": folder}) as live:
+        model = live.service.shelf.entry(None).loaded
+        assert set(model.sides) == {"diffusion"}
+        response = live.http.post("/v1/images/generations", json={"prompt": "a dog", "size": "1024x1024"})
+        assert response.status_code == 400 and "draws 32x32, 64x64, not 1024x1024" in response.text
+        assert set(model.sides) == {"diffusion", "ar"}
+        live.client.images.generate(model="more", prompt="a dog", size="64x64")
+        assert set(model.sides) == {"diffusion", "ar", "ar_64"}
+        assert live.client.images.generate(model="more", prompt="a dog", size="32x32").size == "32x32"

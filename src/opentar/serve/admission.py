@@ -85,6 +85,15 @@ class Admission:
         """Leave the place."""
         self.close()
 
+    async def side(self, detok: str) -> int:
+        """Side of the pictures of a de-tokenizer, which is loaded where it is not.
+
+        Raises LateError, ModelError, WeightsError.
+        """
+        if detok not in self.model.sides:
+            await self._in_time(self._service.load_painter(self.model, detok))
+        return self.model.sides[detok]
+
     async def codes(self, content: bytes, scale: Scale | None, name: str) -> tuple[int, ...]:
         """Codes of the file of a picture, known or encoded now; see `KnownCodes.codes`.
 

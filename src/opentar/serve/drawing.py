@@ -25,31 +25,38 @@ Format = Literal["png", "jpeg", "webp"]
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
 
-def settings_for(model: ServedModel, options: DrawOptions, size: str = "auto") -> DrawSettings:
-    """The settings of a drawing. `size` chooses among the de-tokenizers where none is named.
+async def settings_for(admission: Admission, options: DrawOptions, size: str = "auto") -> DrawSettings:
+    """The settings of a drawing; its de-tokenizer is loaded then. `size` chooses one where none is named.
 
     Raises:
         UnsupportedError: the model does not draw, or not at this size.
         ConfigError, ModelError: an option out of range, an unknown de-tokenizer.
     """
-    if not model.sides:
+    model = admission.model
+    if not model.config.detokenizers:
         raise UnsupportedError(f"{model.name} does not draw: it has no de-tokenizer", "model")
     settings = settings_of(model.config, options)
-    if size == "auto":
+    own = _named(await admission.side(settings.detok))
+    if size in ("auto", own):
         return settings
-    sizes = {name: f"{side}x{side}" for name, side in model.sides.items()}
     if not _SIZE.fullmatch(size):
-        raise UnsupportedError(f"size is no WIDTHxHEIGHT such as {sizes[settings.detok]}, and not auto", "size")
-    if options.get("detok") is None and size != sizes[settings.detok]:
-        for name, own in sizes.items():
-            if own == size:
-                return settings_of(model.config, options | {"detok": name})
-    if size != sizes[settings.detok]:
-        listed = ", ".join(dict.fromkeys(sizes.values()))
-        raise UnsupportedError(
-            f"{model.name} draws {listed}, not {size}; leave size out, and enlarge the picture afterwards", "size"
-        )
-    return settings
+        raise UnsupportedError(f"size is no WIDTHxHEIGHT such as {own}, and not auto", "size")
+    sizes = {own: settings.detok}
+    if options.get("detok") is None:
+        for name in model.config.detokenizers:
+            # Those of further sizes say theirs in their name, and need not be loaded for it.
+            number = name.rpartition("_")[2]
+            sizes.setdefault(_named(int(number) if number.isdecimal() else await admission.side(name)), name)
+    if size in sizes:
+        await admission.side(sizes[size])
+        return settings_of(model.config, options | {"detok": sizes[size]})
+    raise UnsupportedError(
+        f"{model.name} draws {', '.join(sizes)}, not {size}; leave size out, and enlarge the picture afterwards", "size"
+    )
+
+
+def _named(side: int) -> str:
+    return f"{side}x{side}"
 
 
 def drawings(

@@ -28,7 +28,8 @@ class ServedModel:
 
     Args:
         name: what requests call it.
-        tar: the model; all of its parts are loaded here, so that no request waits for one later.
+        tar: the model; its parts are loaded here, so that no request waits for one later. Of de-tokenizers only the
+            default one: there may be several large ones.
         batch: answers side by side.
     """
 
@@ -41,8 +42,14 @@ class ServedModel:
         self.positions = self.engine.backend.config.max_length
         self.config: ModelConfig = tar.parts.config
         tar.parts.ta_tok.codebook()
-        self.sides = {name: tar.parts.detokenizer(name).image_size for name in self.config.detokenizers}
-        """De-tokenizer -> side of its pictures in pixels."""
+        self.sides: dict[str, int] = {}
+        """De-tokenizer -> side of its pictures in pixels, of those that are loaded."""
+        if self.config.detokenizers:
+            self.load_painter(self.config.defaults.draw.detok)
+
+    def load_painter(self, name: str) -> None:
+        """Load a de-tokenizer; blocks. Raises ModelError, WeightsError."""
+        self.sides[name] = self.tar.parts.detokenizer(name).image_size
 
 
 class Entry:

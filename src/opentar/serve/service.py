@@ -136,6 +136,10 @@ class Service:
         """A model of the shelf, to be given back; see `Shelf.take`."""
         return asyncio.wrap_future(self._loader.submit(self.shelf.take, entry))
 
+    def load_painter(self, model: ServedModel, name: str) -> asyncio.Future[None]:
+        """Load a de-tokenizer of a model that was taken."""
+        return asyncio.wrap_future(self._loader.submit(model.load_painter, name))
+
     async def read(self, work: Callable[[], Result]) -> Result:
         """Run `work` on the thread that encodes pictures."""
         return await asyncio.wrap_future(self._reader.submit(work))

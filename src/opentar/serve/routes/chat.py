@@ -118,7 +118,7 @@ class _Chat:
             "steps": image.steps,
         }
         try:
-            settings = settings_for(model, options)
+            settings = await settings_for(admission, options)
         except OpenTarError as error:
             raise api_error(error, "image") from error
         if body.top_p is not None:

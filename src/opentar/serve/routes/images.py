@@ -134,7 +134,7 @@ class _Drawing:
             "steps": body.steps,
         }
         try:
-            settings = settings_for(model, options, body.size)
+            settings = await settings_for(admission, options, body.size)
         except OpenTarError as error:
             raise api_error(error, "detok") from error
         try:
