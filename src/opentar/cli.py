@@ -32,6 +32,7 @@ _COMMANDS = {
     "caption": ("caption:caption", "Caption many pictures into a file; goes on where it was interrupted."),
     "chat": ("chat:chat", "Ask and draw in a loop; the model is loaded once."),
     "tokens": ("read:tokens", "Print the codes of a picture with the words nearest to them."),
+    "serve": ("serve:serve", "Serve models over HTTP, in the shapes of OpenAI's API."),
     "train": ("work:train", "Train a model with a recipe, every stage or some."),
     "eval": ("work:evaluate", "Measure a model: drawing and reading on held-out combinations."),
     "bench": ("bench:bench", "Measure this machine, and a model on it beside the published way."),

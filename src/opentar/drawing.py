@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from opentar.checkpoints.settings import DrawSettings, ModelConfig
     from opentar.engine.engine import Engine
     from opentar.language.known_words import KnownWords
+    from opentar.tokens_to_image.detokenizer import Callback
 
 
 class DrawOptions(TypedDict, total=False):
@@ -76,6 +77,15 @@ class Steps:
         """One more step of this batch."""
         if self._callback is not None:
             self._callback(self._before + work, self._done * total + step, self._batches * total)
+
+    def watch(self) -> Callback:
+        """What a de-tokenizer is to call after every step of a batch."""
+
+        def told(step: int, total: int, _: Callable[[], Tensor]) -> None:
+            self.step("picture", step, total)
+
+        show = self.previews
+        return told if show is None else with_previews(lambda pixels: show(pictures_of(pixels)), told)
 
     def next_batch(self) -> None:
         """This batch is drawn."""
@@ -150,10 +160,15 @@ def draw(
         pictures = paint(parts, codes_BN, [one.request.seed for one in batch], settings, steps)
         steps.next_batch()
         for one, picture in zip(batch, pictures, strict=True):
-            drawn = {"prompt": one.prompt, "seed": one.request.seed, "index": one.index}
-            drawn |= {"encoded": one.heard} if one.heard != one.prompt else {}
-            picture.info.update(texts(drawn | dataclasses.asdict(settings)) | made_by)
+            picture.info.update(facts(one, settings) | made_by)
             yield picture
+
+
+def facts(drawing: Drawing, settings: DrawSettings) -> dict[str, str]:
+    """How a picture can be drawn again, as its metadata say it."""
+    drawn = {"prompt": drawing.prompt, "seed": drawing.request.seed, "index": drawing.index}
+    drawn |= {"encoded": drawing.heard} if drawing.heard != drawing.prompt else {}
+    return texts(drawn | dataclasses.asdict(settings))
 
 
 def texts(settings: Mapping[str, object]) -> dict[str, str]:
@@ -188,22 +203,18 @@ def paint(
         assert isinstance(detokenizer, ARDetokenizer), settings
         decode = partial(detokenizer.decode, passes=NAMED[settings.passes])
 
-    def told(step: int, total: int, _: Callable[[], Tensor]) -> None:
-        steps.step("picture", step, total)
-
-    show = steps.previews
-    callback = told if show is None else with_previews(lambda pixels: show(_pictures(pixels)), told)
     pixels_B3HW = decode(
-        features_BND, seed=seeds, guidance=settings.detok_guidance, steps=settings.steps, callback=callback
+        features_BND, seed=seeds, guidance=settings.detok_guidance, steps=settings.steps, callback=steps.watch()
     )
     if not bool(torch.isfinite(pixels_B3HW).all()):
         raise ModelError(
             f"the de-tokenizer {settings.detok} computed NaN or infinity: its weights or its config are damaged, "
             "or numbers were too large for their type; load it in float32"
         )
-    return _pictures(pixels_B3HW)
+    return pictures_of(pixels_B3HW)
 
 
-def _pictures(pixels_B3HW: Tensor) -> list[Image.Image]:
+def pictures_of(pixels_B3HW: Tensor) -> list[Image.Image]:
+    """RGB pictures of pixels (B, 3, H, W) in [0, 1]."""
     bytes_BHW3 = pixels_B3HW.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in bytes_BHW3]

@@ -231,7 +231,7 @@ class Tar:
             first = CoarseFirst(self.parts, engine, settings, coarse)
         self._warn_of_unknown_words(prompts, "prompt")
         check_passes(planned[0].request, engine.backend)
-        return draw(self.parts, engine, planned, settings, self._made_by, steps, first)
+        return draw(self.parts, engine, planned, settings, self.made_by, steps, first)
 
     @torch.no_grad()
     def refine(
@@ -284,7 +284,7 @@ class Tar:
         one = with_draft(self.parts, planned[0], image, fit)
         steps = Steps(callback_on_step_end, previews=callback_on_preview)
         come_from = {} if origin.scale is None else {"refined_from": str(origin.scale)}
-        (picture,) = draw(self.parts, self.engine(1), [one], settings, self._made_by | come_from, steps)
+        (picture,) = draw(self.parts, self.engine(1), [one], settings, self.made_by | come_from, steps)
         return picture
 
     def engine(self, batch: int | None = None, *, keep: bool = True) -> Engine:
@@ -403,7 +403,7 @@ class Tar:
         )[0]
         painted = ("scale", "detok", "detok_guidance", "steps", "passes")
         told = {"seed": seed, "fit": fit or self.parts.config.fit}
-        picture.info.update(texts(told | {name: getattr(settings, name) for name in painted}) | self._made_by)
+        picture.info.update(texts(told | {name: getattr(settings, name) for name in painted}) | self.made_by)
         return picture
 
     @torch.no_grad()
@@ -453,7 +453,7 @@ class Tar:
         self.parts.check_memory("ta_tok", *needed, *own, rows=rows)
 
     @property
-    def _made_by(self) -> dict[str, str]:
+    def made_by(self) -> dict[str, str]:
         """What every picture carries in its metadata."""
         return {"model": self.parts.config.name, "model_hash": self.parts.hash, "version": f"opentar {__version__}"}
 

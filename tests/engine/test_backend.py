@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from opentar.core.errors import ModelError
-from opentar.engine.backends.slots import SlotNumbers
+from opentar.engine.backends.slots import SlotCache, SlotNumbers
 from opentar.engine.backends.torch_backend import PASS_IDS, TorchBackend, _passes
 from opentar.language.model import LanguageConfig, TarLanguageModel
 
@@ -109,3 +109,28 @@ def test_the_lowest_numbers_are_handed_out() -> None:
     assert numbers.open(2) == [1, 3] and numbers.used == 4
     numbers.close([0, 0, 9])
     assert numbers.open(1) == [0]
+
+
+def test_a_cache_that_cannot_grow_stays_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = SlotCache(3, 2, 4, torch.float32, torch.device("cpu"))
+    cache.reserve(2, 100)
+    for layer, keys in enumerate(cache.keys):
+        keys.fill_(layer + 1)
+    plain, made = torch.zeros, []
+
+    def short(*args, **kwargs):
+        made.append(1)
+        if len(made) == 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return plain(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", short)
+        with pytest.raises(RuntimeError, match="memory"):
+            cache.reserve(2, 1000)
+    assert (cache.slots, cache.positions) == (2, 128)
+    # Later there is room, in another direction.
+    cache.reserve(5, 100)
+    for layer, keys in enumerate(cache.keys):
+        assert keys.shape[0] >= 5 and keys.shape[2] >= 128
+        assert keys[:2, :, :128].unique().tolist() == [layer + 1] and not keys[2:].any()

@@ -308,3 +308,21 @@ def test_a_drafted_drawing_is_the_same_alone_and_among_others(engine: Engine) ->
         drawing("a dog", scale, guidance=2.0), grammar=Codes(scale=scale, draft=(1,) * scale.length, keep=0.9)
     )
     assert answers(engine, drafted, drawing("a dog", scale), reading("say"))[0] == answers(engine, drafted)[0]
+
+
+def test_logarithms_of_said_ids_are_those_of_the_model(engine: Engine, model: TarLanguageModel) -> None:
+    request = replace(reading("a dog", temperature=1.5, seed=3), grammar=Text(max_new_tokens=8, logs=4))
+    said = [event for event in engine.run([request]) if isinstance(event, TokenSaid)]
+    plain = list(engine.run([replace(request, grammar=Text(max_new_tokens=8))]))
+    assert [event.token for event in said] == [event.token for event in plain if isinstance(event, TokenSaid)]
+    assert {event.log for event in plain if isinstance(event, TokenSaid)} == {None}
+    ids, allowed = engine.builder.prefix(request.turns), may_say(model.config)
+    for event in said:
+        with torch.no_grad():
+            logits = model.head(model.hidden(torch.tensor([ids]))[0, -1], range(model.config.text_size)).double()
+        logs = logits.masked_fill(~allowed, float("-inf")).log_softmax(-1)
+        assert event.log == pytest.approx(float(logs[event.token]), abs=1e-4)
+        assert [number for number, _ in event.likeliest] == logs.topk(4).indices.tolist()
+        ids.append(event.token)
+    with pytest.raises(PromptError):
+        Text(logs=-1)

@@ -4,6 +4,7 @@
 |---|---|
 | OPENTAR_CACHE | folder for downloaded models and built data; default: the user's cache folder |
 | OPENTAR_DEVICE | device used when none is named on the call: cpu, cuda, mps |
+| OPENTAR_API_KEY | key that requests to the server must carry |
 | OPENTAR_DEBUG | 1: the command line shows tracebacks of user errors too |
 | OPENTAR_TERMINAL_PICTURES | 0: never draw pictures in the terminal |
 | OMP_NUM_THREADS | threads of one process |
@@ -58,6 +59,11 @@ def expanded(path: str | Path) -> Path:
 def device_name() -> str | None:
     """The device named by OPENTAR_DEVICE, or None."""
     return os.environ.get("OPENTAR_DEVICE") or None
+
+
+def api_key() -> str | None:
+    """The key that requests to the server must carry, or None."""
+    return os.environ.get("OPENTAR_API_KEY") or None
 
 
 def threads() -> int | None:

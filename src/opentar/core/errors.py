@@ -53,6 +53,10 @@ class ModelError(OpenTarError):
     """The named model is unknown, or it cannot do what was asked."""
 
 
+class NoMemoryError(ModelError):
+    """There is not enough memory for what was asked beside all else; nothing else is wrong with it."""
+
+
 class DataError(OpenTarError):
     """Training or evaluation data is missing, damaged or inconsistent."""
 

@@ -9,7 +9,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from opentar.core.errors import ConfigError, ModelError, OpenTarError
+from opentar.core.errors import ConfigError, ModelError, NoMemoryError, OpenTarError
 from opentar.core.memory import is_out_of_memory
 from opentar.engine.backends.protocol import Backend, PlacingBackend
 from opentar.engine.beginnings import Beginnings
@@ -245,5 +245,5 @@ def _told(error: Exception) -> OpenTarError:
     if isinstance(error, OpenTarError):
         return error
     if is_out_of_memory(error):
-        return ModelError("there is not enough memory for this request beside the others; ask for less at once")
+        return NoMemoryError("there is not enough memory for this request beside the others; ask for less at once")
     raise error

@@ -27,6 +27,10 @@ class TokenSaid:
 
     ticket: int
     token: int
+    log: float | None = None
+    """Natural logarithm of its probability before temperature and top_p; None where the request did not ask."""
+    likeliest: tuple[tuple[int, float], ...] = ()
+    """As many of the likeliest ids as the request asked for, with their logarithms, likeliest first."""
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,14 @@ class Text:
 
     max_new_tokens: int = 128
     """Most ids of it."""
+    logs: int | None = None
+    """Tell the logarithm of the probability of each id, and those of this many likeliest ones; None tells none."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise PromptError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
+        if self.logs is not None and self.logs < 0:
+            raise PromptError(f"logs is {self.logs}; give None or 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

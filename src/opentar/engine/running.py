@@ -139,12 +139,16 @@ class _Saying(Running):
         super().__init__(job, backend)
         self._banned = ~may_say(backend.config)
         self.ids = range(len(self._banned))
-        self._most = min(grammar.max_new_tokens, backend.config.max_length - len(job.prefix))
+        self._most = most_said(job, backend.config.max_length)
+        self._logs, self._row_V = grammar.logs, torch.empty(0)
         self._said: list[int] = []
 
     def rows(self, logits_PV: Tensor) -> Tensor:
         self._banned = self._banned.to(logits_PV.device)
-        return logits_PV.masked_fill(self._banned, float("-inf"))
+        rows_PV = logits_PV.masked_fill(self._banned, float("-inf"))
+        if self._logs is not None:
+            self._row_V = rows_PV[0]
+        return rows_PV
 
     def take(self, drawn: Sequence[int]) -> list[Event]:
         events: list[Event] = []
@@ -152,13 +156,21 @@ class _Saying(Running):
         stop = token == self.backend.config.end
         if not stop:
             self._said.append(token)
-            events.append(TokenSaid(self.job.ticket, token))
+            events.append(self._event(token))
         self.place = len(self._said)
         self.ended = stop or self.place == self._most
         if self.ended:
             events.append(Done(self.job.ticket, tuple(self._said)))
         self.following = [[token]]
         return events
+
+    def _event(self, drawn: int) -> TokenSaid:
+        if self._logs is None:
+            return TokenSaid(self.job.ticket, drawn)
+        logs_V = self._row_V.double().log_softmax(-1)
+        best = logs_V.topk(min(self._logs, len(logs_V)))
+        likeliest = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        return TokenSaid(self.job.ticket, drawn, float(logs_V[drawn]), likeliest)
 
 
 class _Choosing(Running):
@@ -200,6 +212,12 @@ class _Choosing(Running):
             return []
         shares = torch.tensor(self._logs, dtype=torch.float64).softmax(-1)
         return [Done(self.job.ticket, probabilities=tuple(shares.tolist()))]
+
+
+def most_said(job: Job, positions: int) -> int:
+    """Most ids of the text that a job may answer with, in a model of so many positions."""
+    assert isinstance(job.request.grammar, Text), job.request
+    return min(job.request.grammar.max_new_tokens, positions - len(job.prefix))
 
 
 def running(job: Job, backend: Backend) -> Running:

@@ -85,19 +85,23 @@ class SlotCache:
         if slots <= self.slots and positions <= self.positions:
             return
         layers, kv_heads, head_size = self._shape
-        old_slots, old_positions = self.slots, self.positions
-        self.slots = _doubled(old_slots, slots, FIRST_SLOTS)
-        self.positions = _doubled(old_positions, positions, FIRST_POSITIONS)
-        shape = (self.slots, kv_heads, self.positions, head_size)
+        new_slots = _doubled(self.slots, slots, FIRST_SLOTS)
+        new_positions = _doubled(self.positions, positions, FIRST_POSITIONS)
         for kept in (self.keys, self.values):
             for layer in range(layers):
+                old = kept[layer] if layer < len(kept) else None
+                # Where memory ran out in the middle, some layers are larger already, maybe in another direction.
+                rows, columns = (0, 0) if old is None else (old.shape[0], old.shape[2])
+                shape = (max(new_slots, rows), kv_heads, max(new_positions, columns), head_size)
                 # Zeros, not whatever lies there: a masked NaN would still spoil the sum.
                 fresh = torch.zeros(shape, dtype=self._dtype, device=self._device)
-                if old_slots:
-                    fresh[:old_slots, :, :old_positions] = kept[layer]
-                    kept[layer] = fresh
-                else:
+                if old is None:
                     kept.append(fresh)
+                else:
+                    fresh[:rows, :, :columns] = old
+                    kept[layer] = fresh
+        # Only now: when there is no memory for a layer, what is there stays what it was.
+        self.slots, self.positions = new_slots, new_positions
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a slot to another one."""

@@ -1,0 +1,109 @@
+"""`opentar serve`: models over HTTP, in the shapes of OpenAI's API."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from opentar.commands import options
+from opentar.commands.output import Output
+from opentar.core import environment
+from opentar.core.errors import ConfigError, shown
+
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,3})?) ?([kmg]?)i?b?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+def serve(
+    *,
+    model: Annotated[
+        list[str] | None,
+        Parameter(
+            name=["--model", "-m"],
+            consume_multiple=True,
+            help="Models to serve: names, folders, or NAME=FOLDER; the first is the default and loaded at once.",
+        ),
+    ] = None,
+    host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port to listen on; 0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str | None, Parameter(help="Key that requests must carry. Better: the variable OPENTAR_API_KEY.")
+    ] = None,
+    insecure: Annotated[bool, Parameter(help="Listen on an address that others reach without any key.")] = False,
+    memory: Annotated[
+        str | None, Parameter(help="Room for models, such as 8GB; those not used for longest make room. Default: all.")
+    ] = None,
+    batch: Annotated[int, Parameter(help="Answers of one model that are made side by side.")] = 16,
+    queue: Annotated[int, Parameter(help="Answers that may wait; further ones are refused.")] = 64,
+    timeout: Annotated[float, Parameter(help="Longest time of one request in seconds.")] = 600.0,
+    grace: Annotated[float, Parameter(help="Seconds that running requests have to end after SIGTERM.")] = 30.0,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    engine: options.LanguageEngine = None,
+) -> None:
+    """Serve models over HTTP: chat, pictures, models, in the shapes of OpenAI's API. Ends on Ctrl-C or SIGTERM."""
+    output = Output()
+    keys = _keys(api_key)
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port is {port}; it must be from 0 to 65535")
+    if not grace >= 0:
+        raise ConfigError(f"grace is {grace}; give 0 seconds or more")
+    names = _named(model or ["nano"])
+    with output.working():
+        try:
+            from opentar.serve.app import create_app
+            from opentar.serve.limits import Limits
+            from opentar.serve.models import Shelf
+            from opentar.serve.run import Server, allowed_hosts, bind
+            from opentar.serve.service import Service
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"the server needs {error.name}; install it with: pip install 'opentar[serve]'"
+            ) from error
+        hosts = allowed_hosts(host, keys, insecure)
+        limits = Limits(batch=batch, queue=queue, seconds=timeout, memory=_bytes(memory))
+        shelf = Shelf(names, memory=limits.memory, batch=batch, device=device, dtype=dtype, engine=engine)
+        bound = bind(host, port)
+        # What is wrong with the model is told at once, and not to the first client.
+        shelf.take(shelf.entry(None))
+        shelf.give_back(shelf.entry(None))
+        place = f"[{host}]" if ":" in host else host
+        told = f"serving {', '.join(names)} on http://{place}:{bound.getsockname()[1]}/v1"
+        app = create_app(Service(shelf, limits), keys=keys, hosts=hosts)
+        Server(app, grace=grace, on_start=lambda: output.note(told)).run(sockets=[bound])
+
+
+def _keys(given: str | None) -> list[str]:
+    key = given if given is not None else environment.api_key()
+    if key is not None and not key.strip():
+        raise ConfigError("the API key is empty; give one, or leave it out")
+    return [] if key is None else [key]
+
+
+def _named(models: list[str]) -> dict[str, str]:
+    """Name -> model; a folder is called as its last part, so that no client is told where it lies.
+
+    Raises ConfigError for a name that is given twice.
+    """
+    from opentar.checkpoints.find import PUBLISHED
+
+    found: dict[str, str] = {}
+    for text in models:
+        name, equals, place = text.partition("=")
+        if not (equals and name and place):
+            name, place = text if text in PUBLISHED else Path(text).name or text, text
+        if name in found:
+            raise ConfigError(f"the model {shown(name)} is given twice; name it once, or give it a name: NAME=FOLDER")
+        found[name] = place
+    return found
+
+
+def _bytes(size: str | None) -> int | None:
+    """8GB -> 8 * 10^9. Raises ConfigError for what is no size."""
+    if size is None:
+        return None
+    found = _SIZE.fullmatch(size.strip())
+    if found is None:
+        raise ConfigError(f"memory is {shown(size)}; give a size such as 8GB or 500MB")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
