@@ -1,6 +1,7 @@
 """What a task needs is said before a weight is loaded, and what would fit is named."""
 
 import json
+import shutil
 
 import pytest
 
@@ -9,7 +10,7 @@ from opentar.checkpoints import needs
 from opentar.checkpoints.convert.quantizing import TARGETS, quantize_model
 from opentar.checkpoints.find import find_model
 from opentar.checkpoints.needs import Needs, check_room, modes, needs_of
-from opentar.core.errors import ModelError
+from opentar.core.errors import ConfigError, ModelError, WeightsError
 from opentar.core.folder import CONFIG
 
 NANO = find_model("nano")
@@ -97,7 +98,11 @@ def test_needs_add_up():
     assert Needs({"a": 1, "b": 2}, 3, 4).total == 10
 
 
-def test_a_config_without_sizes_has_no_cache(tmp_path):
-    (tmp_path / "language").mkdir()
-    (tmp_path / "language" / CONFIG).write_text(json.dumps({"opentar": {}}))
-    assert needs_of(tmp_path, {"language": "stored"}).cache == 0
+def test_a_config_with_wrong_sizes_is_refused_as_it_is_when_loaded(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    path = tmp_path / "model" / "language" / CONFIG
+    told = json.loads(path.read_text())
+    told["opentar"]["language"]["layers"] = None
+    path.write_text(json.dumps(told))
+    with pytest.raises((ConfigError, WeightsError), match="layers"):
+        needs_of(tmp_path / "model", {"language": "stored"})

@@ -14,11 +14,9 @@ from opentar.checkpoints.convert.quantizing import TARGETS, quantize_model
 from opentar.checkpoints.convert.qwen2 import export_qwen2
 from opentar.checkpoints.model_folder import read_config
 from opentar.checkpoints.parts import ModelParts
-from opentar.core.errors import ConfigError, DataError, ModelError, OutputError
+from opentar.core.errors import ConfigError, ModelError, OutputError
 from opentar.core.folder import folder_hash, load_packed, load_part, verify
 from opentar.language.folder import load_language
-from opentar.language.model import TarLanguageModel
-from opentar.nano.calibration import sequences
 from opentar.nn.quantized import QuantizedEmbedding, QuantizedHead, QuantizedLinear
 
 NANO = Path(opentar.__file__).parent / "models" / "nano"
@@ -115,48 +113,9 @@ def test_the_model_computes_with_its_own_weights(made: Path) -> None:
     assert picture.shape == (1, 3, 128, 128) and bool(picture.isfinite().all())
 
 
-def test_calibrated_weights_give_nearer_outputs(made: Path, tmp_path: Path) -> None:
-    if made.name == "int8":
-        with pytest.raises(ConfigError, match="int8 is not calibrated, only int4 and openvino-int4 are"):
-            quantize_model(NANO, tmp_path / "out", "int8", calibration=[[1, 2]])
-        return
-    parts = ModelParts(NANO, device="cpu")
-    given = sequences(parts, ids=1500, seed=5)
-    kept, seen = given[:4], given[4:]
-    steps: list[tuple[str, int, int]] = []
-    quantize_model(NANO, tmp_path / "out", "int4", lambda *step: steps.append(step), calibration=seen)
-    verify(tmp_path / "out")
-    done = [(count, total) for name, count, total in steps if name == "language"]
-    assert done[-1][0] == done[-1][1] and [count for count, _ in done] == list(range(1, len(done) + 1))
-
-    def told(folder: Path, name: str) -> str:
-        return json.loads((folder / "language" / "config.json").read_text())[name]
-
-    assert told(tmp_path / "out", "quantized") == told(made, "quantized")
-    exact = parts.language.model
-    plain, chosen = (load_language(one / "language", "packed").model for one in (made, tmp_path / "out"))
-
-    def lost(model: TarLanguageModel) -> float:
-        with torch.no_grad():
-            pairs = [(exact.hidden(torch.tensor([ids])), model.hidden(torch.tensor([ids]))) for ids in kept]
-        return sum(float((one - other).norm() / one.norm()) for one, other in pairs) / len(pairs)
-
-    assert lost(chosen) < 0.9 * lost(plain)
-
-
-def test_a_text_file_stands_in_for_our_texts(tmp_path: Path) -> None:
-    parts, path = ModelParts(NANO, device="cpu"), tmp_path / "text.txt"
-    path.write_text("A cat sits on a mat. " * 40)
-    own, from_file = sequences(parts, ids=600), sequences(parts, path, ids=600)
-    words = parts.builder.tokenizer.encode(path.read_text())
-    assert from_file[:2] == own[:2] and from_file[2] == words[:512] != own[2]
-    assert 600 <= sum(map(len, own)) < 1800
-    path.write_text("")
-    with pytest.raises(DataError, match="holds no text"):
-        sequences(parts, path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="give a text file in UTF-8"):
-        sequences(parts, path)
+def test_calibration_is_for_targets_that_take_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="int8 is not calibrated, only int4 and openvino-int4 are"):
+        quantize_model(NANO, tmp_path / "out", "int8", calibration=[[1, 2]])
 
 
 def test_a_type_that_is_asked_for_unpacks(made: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_engines() -> None:
 
 
 def test_passes() -> None:
-    assert _choices(draw.Passes) == set(PASSES)
+    assert _choices(options.Passes) == set(PASSES)
     hints = get_type_hints(bench.bench, include_extras=True)
     assert _choices(hints["passes"]) == set(PASSES) - {"one"}, "one is always measured"
     assert _choices(draw.CodePasses) == set(CODE_PASSES)

@@ -224,7 +224,7 @@ def test_eval_passes_its_flags_on_and_flattens_the_scores(run, tiny_model, tmp_p
     del given["progress"]
     assert given == {
         "model": "tiny", "limit": 6, "seed": 4, "detok": "ar", "scale": 2, "samples": 2, "links": False,
-        "out_dir": Path("report"),
+        "out_dir": Path("report"), "passes": None, "against": None,
     }  # fmt: skip
 
 

@@ -82,6 +82,9 @@ def _calls(model, picture):
             (HOSTILE, "--out", "z.gguf"),
             (model, "-o", "q", "--to", HOSTILE),
         ],
+        ("caption",): [(HOSTILE, "--out", "c.jsonl"), (picture, "--out", f"{HOSTILE}.txt", "--model", model)],
+        ("refine",): [(picture, "--model", model, "--out", HOSTILE), (HOSTILE,)],
+        ("serve",): [("--model", HOSTILE), ("--host", HOSTILE)],
         ("quantize",): [(model, "--to", HOSTILE, "--out", "q"), (HOSTILE, "--to", "int8", "--out", "q")],
     }
 

@@ -47,7 +47,7 @@ def test_only_the_command_line_knows_nano(root: Path) -> None:
         for path in package.rglob("*.py")
         if "opentar.nano" in path.read_text(encoding="utf-8") and "nano" not in path.relative_to(package).parts
     ]
-    assert sorted(knows) == ["commands/data.py", "commands/words.py", "commands/work.py"]
+    assert sorted(knows) == ["commands/data.py", "commands/quantize.py", "commands/words.py", "commands/work.py"]
 
 
 def test_tests_of_the_library_need_no_nano(root: Path) -> None:

@@ -195,7 +195,7 @@ def test_the_type_is_checked_before_anything_is_loaded(tiny_model: Path) -> None
         ModelParts(tiny_model, dtype="float12")
     with pytest.raises(ConfigError, match="float16 is for cuda and mps"):
         ModelParts(tiny_model, device="cpu", dtype="float16")
-    assert ModelParts(tiny_model, device="cpu", dtype="bf16").language.model.qwen.dtype == torch.bfloat16
+    assert ModelParts(tiny_model, device="cpu", dtype="bf16").language.model.dtype == torch.bfloat16
 
 
 def test_a_device_without_bfloat16(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

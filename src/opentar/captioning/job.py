@@ -133,15 +133,7 @@ def caption_files(
         UnsavedError: the disk refuses; what was said is kept, and the same call goes on.
     """
     place.check()
-    asked = {
-        "model_hash": tar.parts.hash,
-        "question": settings.question,
-        "scale": settings.scale.index,
-        "fit": settings.fit,
-    }
-    running = tar.parts.running
-    head = {"format": 1, **asked, "max_new_tokens": settings.max_new_tokens}
-    head |= {part: running[part] for part in ("ta_tok", "language")}
+    asked, head = _described(tar, settings)
     if place.overwrite:
         _remove(place.partial)
     elif place.out.exists() and not place.partial.exists() and not _take_over(place, asked, head, listing):
@@ -171,6 +163,19 @@ def caption_files(
         rows=journal.rows,
         failed=journal.failures,
     )
+
+
+def _described(tar: Tar, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What each row says of how it was asked, and what a journal says at its head: both must stay the same."""
+    asked = {
+        "model_hash": tar.parts.hash,
+        "question": settings.question,
+        "scale": settings.scale.index,
+        "fit": settings.fit,
+    }
+    running = tar.parts.running
+    head = {"format": 1, **asked, "max_new_tokens": settings.max_new_tokens}
+    return asked, head | {part: running[part] for part in ("ta_tok", "language")}
 
 
 class _Work:

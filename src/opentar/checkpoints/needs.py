@@ -13,9 +13,10 @@ from typing import NamedTuple
 from opentar.checkpoints import settings
 from opentar.core.disk import human_bytes
 from opentar.core.errors import ModelError, shown
-from opentar.core.folder import packed_tensors, read_config
+from opentar.core.folder import packed_tensors, saved_files
 from opentar.core.headers import SCALE, TensorHeader, read_header
 from opentar.core.memory import available_bytes
+from opentar.language.folder import language_config
 
 PROGRAM_BYTES = 400_000_000
 """Python, PyTorch and transformers before any weight is loaded, measured."""
@@ -128,7 +129,7 @@ def _weights(place: Path, part: str, kind: str, target: str | None) -> int:
     """Bytes of the weights of a part as they run."""
     gguf = sum(path.stat().st_size for path in place.glob("*.gguf"))
     total = gguf
-    for path in place.rglob("*.safetensors"):
+    for path in (place / name for name in saved_files(place) if name.endswith(".safetensors")):
         header, bits = read_header(path), _bits(part, path, target)
         inner = _type_of(place, path, part, "stored" if kind == "packed" else kind)
         # What is not named there is restored, as in a folder that was never quantized.
@@ -168,10 +169,7 @@ def _tensor(name: str, tensor: TensorHeader, scaled: bool, kind: str, bits: floa
 
 def _cache(language: Path) -> int:
     """Bytes of keys and values of one sequence with the finest grid and a prompt."""
-    config = read_config(language)
-    ours = config.get("opentar", {}).get("language", {})
-    names = ("layers", "kv_heads", "head_size", "grid_side")
-    layers, kv_heads, head_size, side = (int(ours.get(name, 0)) for name in names)
+    config = language_config(language)
     # Room is doubled as it fills.
-    positions = 2 * side * side
-    return 2 * layers * kv_heads * head_size * positions * 4
+    positions = 2 * config.grid_side * config.grid_side
+    return 2 * config.layers * config.kv_heads * config.head_size * positions * 4

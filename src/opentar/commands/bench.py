@@ -12,6 +12,7 @@ from opentar.core.progress import Progress
 
 if TYPE_CHECKING:
     from opentar.bench.rows import Row
+    from opentar.bench.run import Report
 
 _INTERRUPTED = 130
 
@@ -49,8 +50,7 @@ def bench(
 ) -> int:
     """Measure this machine, and a model on it: each part and engine in alternation with the published way."""
     from opentar.bench import run
-    from opentar.bench.limits import mean
-    from opentar.bench.plot import check_plot, write_plot
+    from opentar.bench.plot import check_plot
     from opentar.bench.report import as_dict, lines
     from opentar.core.device import resolve_device
 
@@ -73,12 +73,18 @@ def bench(
         report = run.bench(folder, chosen, on_row=lambda row: output.note(_told(row)), on_step=progress)
     for line in lines(report, place):
         output.line(line)
-    values = as_dict(report, place)
     if plot is not None and report.limits:
-        drawn = write_plot(plot, report.rows, mean(report.limits), f"{report.facts.name} on {place}")
-        output.line(f"plot     {plot}: {drawn} works")
-    output.result(values | {"plot": None if plot is None else str(plot)})
+        _draw(output, plot, report, place)
+    output.result(as_dict(report, place) | {"plot": None if plot is None else str(plot)})
     return _INTERRUPTED if report.interrupted else 1 if not report.rows else 0
+
+
+def _draw(output: Output, plot: Path, report: "Report", place: str) -> None:
+    from opentar.bench.limits import mean
+    from opentar.bench.plot import write_plot
+
+    drawn = write_plot(plot, report.rows, mean(report.limits), f"{report.facts.name} on {place}")
+    output.line(f"plot     {plot}: {drawn} works")
 
 
 def _told(row: "Row") -> str:

@@ -1,8 +1,9 @@
 """`opentar caption`: captions of many pictures into a file, as a job that can be interrupted."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -10,6 +11,10 @@ from opentar.commands import options
 from opentar.commands.model import load
 from opentar.commands.output import Output
 from opentar.core.errors import ImageError, shown
+
+if TYPE_CHECKING:
+    from opentar.captioning.job import Place, Summary
+    from opentar.captioning.listing import Listing
 
 _NAMED = 5
 """Failures that are told on stderr one by one; the file has them all."""
@@ -56,42 +61,44 @@ def caption(
     if not sources:
         raise ImageError("no pictures are given; name a folder, a pattern in quotes, a list or picture files")
     place = Place(out=environment.expanded(out), overwrite=overwrite)
-    listing = Listing(
-        sources=[str(environment.expanded(source)) for source in sources],
-        recursive=recursive,
-        column=column,
-        root=None if root is None else environment.expanded(root),
-    )
+    names, start = [str(environment.expanded(source)) for source in sources], root and environment.expanded(root)
+    listing = Listing(sources=names, recursive=recursive, column=column, root=start)
     place.check()
     total = count(listing)
-    if listing.passed.others:
-        output.note(f"{listing.passed.others} files of other kinds are passed over")
-    if listing.passed.loops:
-        output.note(f"{listing.passed.loops} links lead back to a folder above them and are passed over")
+    _note_passed(output, listing)
     with output.working():
         tar = load(model, device, dtype, engine)
         from opentar.captioning.captions import settings_of
 
         settings = settings_of(tar, prompt, lang, scale, fit, max_tokens)
+    started = time.perf_counter()
+    with output.progress() as progress, output.working():
+        told = {"progress": lambda done, of: progress("captions", done, of), "failed": _noting(output)}
+        summary = caption_files(tar, listing, place, settings, batch_size=batch, total=total, **told)
+    return _told(output, place, summary, time.perf_counter() - started)
+
+
+def _note_passed(output: Output, listing: "Listing") -> None:
+    """Say what is no picture and is not opened."""
+    if listing.passed.others:
+        output.note(f"{listing.passed.others} files of other kinds are passed over")
+    if listing.passed.loops:
+        output.note(f"{listing.passed.loops} links lead back to a folder above them and are passed over")
+
+
+def _noting(output: Output) -> Callable[[str, str], None]:
+    """Says the first failures one by one."""
     left = iter(range(_NAMED))
 
     def failed(path: str, reason: str) -> None:
         if next(left, None) is not None:
             output.note(f"no caption for {shown(path)}: {reason}")
 
-    started = time.perf_counter()
-    with output.progress() as progress, output.working():
-        summary = caption_files(
-            tar,
-            listing,
-            place,
-            settings,
-            batch_size=batch,
-            total=total,
-            progress=lambda done, of: progress("captions", done, of),
-            failed=failed,
-        )
-    seconds = time.perf_counter() - started
+    return failed
+
+
+def _told(output: Output, place: "Place", summary: "Summary", seconds: float) -> int:
+    """Say what was done; returns the exit code."""
     speed = f", {summary.captioned / seconds:.1f} a second" if summary.captioned else ""
     output.line(f"{place.out}: {summary.rows} captions, {summary.captioned} of them new{speed}")
     if summary.failed:

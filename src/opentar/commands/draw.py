@@ -71,11 +71,7 @@ def generate(
 
     Without --out the picture is opentar.png, or the next free opentar-2.png, opentar-3.png, ...
     """
-    from opentar.checkpoints.settings import MAX_PICTURES, check_range
-
     output = Output(json)
-    # Before their names are made: millions of them take minutes.
-    check_range("n", n, 1, MAX_PICTURES, whole=True)
     texts = _texts(prompt, prompts, n)
     places = _places(output, out, len(texts) * n, overwrite, several=prompts is not None)
     with output.working():
@@ -122,6 +118,10 @@ def _places(output: Output, out: str | None, count: int, overwrite: bool, severa
 
 def _texts(prompt: str | None, prompts: str | None, n: int) -> list[str]:
     """The prompts of a call, from the argument or the file. Raises PromptError or ConfigError."""
+    from opentar.checkpoints.settings import MAX_PICTURES, check_range
+
+    # Before names of files are made: millions of them take minutes.
+    check_range("n", n, 1, MAX_PICTURES, whole=True)
     if (prompt is None) == (prompts is None):
         given = "neither is given" if prompt is None else "both are given"
         raise PromptError(
@@ -198,7 +198,7 @@ def refine(
         int | None, Parameter(help="Grid of codes, 0 is the finest. Default: one finer than that of the picture.")
     ] = None,
     fit: options.Fit = None,
-    seed: Annotated[int | None, Parameter(help="Seed of codes and painting. Default: that of the picture.")] = None,
+    seed: Annotated[int | None, Parameter(help="Seed of the finer picture. Default: that of the picture.")] = None,
     guidance: Guidance = None,
     temperature: Temperature = None,
     detok_guidance: DetokGuidance = None,

@@ -75,7 +75,7 @@ def evaluate(
             says what is lost beside it (`compare.compare`).
         samples: drawings of each prompt, with seeds counted up.
         links: also score autoencoder, tokenizer and language on their own (`meta.links`).
-        judge: the judge; None loads it, and builds its probe the first time (about two minutes on one core).
+        judge: None loads it, and builds its probe the first time (about two minutes on one core).
         progress: called as (what is being done, done, total).
 
     Raises:
@@ -85,47 +85,58 @@ def evaluate(
     """
     _check_drawing(tar, seed=seed, samples=samples, detok=detok, scale=scale)
     prompts = geneval.even_prompts(limit)
-    before = None if against is None else read_outcomes(Path(against))
     told = {"seed": seed, "samples": samples, "prompts": len(prompts)}
-    if before is not None:
-        check_comparable(told | {"judge": before.meta.get("judge")}, before.meta, Path(str(against)))
+    before = None if against is None else _before(Path(against), told)
     folder = None if out_dir is None else check_folder(Path(out_dir))
     started = time.perf_counter()
     judge = judge or Judge(progress=part_of(progress, "building the judge"))
-    part = len(prompts) / _ALL
-    drawing, questions = Drawings(judge, prompts, seed=seed, samples=samples), Questions(judge, even_questions(part))
-    pictures, drawing_scores = run(tar, drawing, detok=detok, scale=scale, passes=passes, progress=progress)
+    drawing, part = Drawings(judge, prompts, seed=seed, samples=samples), len(prompts) / _ALL
+    questions = Questions(judge, even_questions(part))
+    pictures, scores = run(tar, drawing, detok=detok, scale=scale, passes=passes, progress=progress)
     answers, reading_scores = run(tar, questions, progress=progress)
-    meta = _described(tar, judge, detok, scale) | {"passes": passes} | told
-    meta["counts"] = drawing_scores.pop("counts")
+    meta = _described(tar, judge, detok, scale) | {"passes": passes} | told | {"counts": scores.pop("counts")}
     if links:
         number, counted = max(len(geneval.TAGS), round(LINK_SCENES * part)), part_of(progress, "links")
         meta["links"] = link_scores(tar, judge, number=number, seed=seed, detok=detok, scale=scale, progress=counted)
-    true = geneval.truth_pictures(prompts)
-    outcomes = Outcomes(
-        meta={name: meta[name] for name in ("model", "checkpoint", *SAME)},
-        ceilings=drawing_scores["judge"]["geneval"],
-        drawn=tuple(Drawn(id=one.id, tag=one.tag, accepted=one.verdict.accepted) for one in drawing.judged(pictures)),
-        answered=questions.marked(answers),
-        said=tuple(greedy_answers(tar, prompts, [Image.fromarray(picture) for picture in true])),
-        drawn_features=judge.features(np.stack([to_judge(picture) for picture in pictures])),
-        true_features=judge.features(np.stack(true)).repeat(samples, axis=0),
-    )
+    outcomes = _outcomes(tar, drawing, pictures, questions.marked(answers), meta, scores)
     meta["effnet_kid"] = kernel_distance(outcomes.drawn_features, outcomes.true_features)
-    result = {
-        "geneval": drawing_scores["geneval"],
-        "pope": reading_scores["pope"],
-        "judge": {**drawing_scores["judge"], "pope": reading_scores["judge"]},
-        "meta": meta,
-    }
+    judged = {**scores["judge"], "pope": reading_scores["judge"]}
+    result = {"geneval": scores["geneval"], "pope": reading_scores["pope"], "judge": judged, "meta": meta}
     if before is not None:
         check_comparable(meta, before.meta, Path(str(against)))
-        agreed = agreements(tar.engine(), before.said, progress=part_of(progress, "agreement"))
-        result["against"] = compare(before, outcomes, agreed)
+        result["against"] = compare(before, outcomes, agreements(tar.engine(), before.said, progress=progress))
     meta["seconds"] = round(time.perf_counter() - started, 1)
     if folder is not None:
         _keep(folder, result, drawing.judged(pictures), prompts, outcomes)
     return result
+
+
+def _before(folder: Path, told: dict[str, Any]) -> Outcomes:
+    """The other model's outcomes. Raises DataError where they cannot be compared, before anything is drawn."""
+    before = read_outcomes(folder)
+    check_comparable(told | {"judge": before.meta.get("judge")}, before.meta, folder)
+    return before
+
+
+def _outcomes(
+    tar: Tar,
+    drawing: Drawings,
+    pictures: Sequence[Any],
+    answered: tuple[Any, ...],
+    meta: dict[str, Any],
+    scores: dict[str, Any],
+) -> Outcomes:
+    """What became of each prompt and question, for a comparison with another model."""
+    true = geneval.truth_pictures(drawing.prompts)
+    return Outcomes(
+        meta={name: meta[name] for name in ("model", "checkpoint", *SAME)},
+        ceilings=scores["judge"]["geneval"],
+        drawn=tuple(Drawn(id=one.id, tag=one.tag, accepted=one.verdict.accepted) for one in drawing.judged(pictures)),
+        answered=answered,
+        said=tuple(greedy_answers(tar, drawing.prompts, [Image.fromarray(picture) for picture in true])),
+        drawn_features=drawing.judge.features(np.stack([to_judge(picture) for picture in pictures])),
+        true_features=drawing.judge.features(np.stack(true)).repeat(drawing.samples, axis=0),
+    )
 
 
 def _keep(
