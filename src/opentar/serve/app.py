@@ -14,7 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from opentar import __version__
 from opentar.serve import errors
 from opentar.serve.guard import OPEN_PATHS, Bounded, Gate, Numbered
-from opentar.serve.routes import chat, health, images, models
+from opentar.serve.routes import chat, decisions, health, images, models
 from opentar.serve.service import Service
 
 _LOG = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def create_app(service: Service, *, keys: Collection[str] = (), hosts: Collectio
     app.state.service = service
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     errors.install(app)
-    for family in (chat, images, models, health):
+    for family in (chat, images, decisions, models, health):
         app.include_router(family.router)
     # The last one added is the outermost.
     app.add_middleware(Bounded, limits=service.limits)
