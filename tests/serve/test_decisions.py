@@ -90,6 +90,16 @@ def test_more_questions_than_run_side_by_side_take_turns(serving) -> None:
         assert math.isclose(alone.answers[0].probability, decision.answers[3].probability, rel_tol=1e-5)
 
 
+def test_as_many_choices_as_may_be(live) -> None:
+    choices = [{"value": f"number {number}"} for number in range(255)]
+    asked = {"type": "choice", "instructions": "which?", "choices": choices}
+    decision = live.client.decisions.create(model="tiny", input="a dog", questions=[asked] * 3)
+    for answer in decision.answers:
+        assert len(answer.probabilities) == 255
+        assert math.isclose(sum(one.probability for one in answer.probabilities), 1)
+    assert live.idle()
+
+
 def test_questions_that_wait_are_let_go_with_the_others(live) -> None:
     async def leave() -> int:
         async with live.service.admit("tiny") as admission:

@@ -15,8 +15,9 @@ from opentar import __version__
 from opentar.serve import errors
 from opentar.serve.guard import OPEN_PATHS, Bounded, Gate, Numbered
 from opentar.serve.policy import DEFAULT, Policy
-from opentar.serve.routes import chat, decisions, health, images, models, moderations
+from opentar.serve.routes import chat, decisions, health, images, models, moderations, responses
 from opentar.serve.service import Service
+from opentar.serve.stored import ResponseStore
 
 _LOG = logging.getLogger(__name__)
 _ABOUT = "Pictures and text in one language: draw, read and talk, in the shapes of OpenAI's API."
@@ -62,9 +63,10 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service, app.state.policy = service, policy
+    app.state.responses = ResponseStore(service.limits.stored_responses, service.limits.stored_bytes)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     errors.install(app)
-    for family in (chat, images, decisions, moderations, models, health):
+    for family in (chat, responses, images, decisions, moderations, models, health):
         app.include_router(family.router)
     # The last one added is the outermost.
     app.add_middleware(Bounded, limits=service.limits)

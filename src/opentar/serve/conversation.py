@@ -61,7 +61,8 @@ async def _turn(message: Message, where: str, admission: Admission, limits: Limi
             Drawn(await _codes(part, f"{where}.images[{number}]", admission, limits))
             for number, part in enumerate(message.images or ())
         ]
-        if not said and not drawn:
+        # An answer may have been empty, and can be sent back.
+        if not drawn and not message.content and message.content != "":
             raise ApiError(400, "the message is empty; leave it out", "invalid_value", where)
         return Turn("assistant", (*said, *drawn))
     parts, texts = await user_parts(message, where, admission, limits)

@@ -120,6 +120,8 @@ class DrawnItem(Strict):
     size: Ignored = None
     revised_prompt: Ignored = None
     seed: Ignored = None
+    error: Ignored = None
+    svg_usage: Ignored = None
 
 
 def kind_of(value: Any) -> Any:

@@ -38,6 +38,8 @@ from opentar.serve.schemas import ERRORS
 from opentar.serve.work import Choose
 
 router = APIRouter(tags=["decisions"])
+_CHOICES = 256
+"""Choices that are followed side by side for one request; each takes room in the cache."""
 
 
 @router.post("/v1/decisions", responses=ERRORS, summary="Answer questions about one input with probabilities")
@@ -46,7 +48,7 @@ async def decide(body: DecisionRequest, request: Request) -> Decision:
     service = service_of(request)
     job = _Deciding(body, service.limits)
     # More questions than run side by side wait for each other, and not in the queue of the service.
-    admission = service.admit(body.model, min(len(body.questions), service.limits.batch))
+    admission = service.admit(body.model, min(job.side_by_side, service.limits.batch))
     await begun(request, admission, job.begin)
     return await collected(request, admission, job.all(admission))
 
@@ -66,6 +68,12 @@ class _Deciding:
         shown = [part for parts in self._own for part in parts if isinstance(part, ImagePart)]
         check_pictures(sum(len(pictures_in(one)) for one in self._messages) + len(shown), limits, "input")
         self._codes = 0
+
+    @property
+    def side_by_side(self) -> int:
+        """Questions that may be asked at a time."""
+        most = max(len(one.wordings) for one in self._asked)
+        return max(1, min(len(self._asked), _CHOICES // most))
 
     async def begin(self, admission: Admission) -> None:
         """Make turns of the input and of each question, and begin."""
