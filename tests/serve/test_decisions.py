@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import io
+import json
 import math
 
+import httpx2
 import openai
 import pytest
 from openai.types import Decision
@@ -13,6 +15,8 @@ from PIL import Image
 from opentar import Tar
 from opentar.engine.request import Choice, Request
 from opentar.serve.asked import one_of, yes_no
+from opentar.serve.errors import ApiError
+from opentar.serve.items import InputJson, part_of
 from opentar.serve.work import Choose
 
 PREDICATE = {"type": "predicate", "instructions": "is there a cat?"}
@@ -142,6 +146,38 @@ def test_conversations_json_and_pictures_of_questions_are_taken(live, png, as_ur
     assert decision.usage.input_tokens_details.cached_tokens == 0
     without = live.client.decisions.create(model="tiny", input=items[:2], questions=[PREDICATE])
     assert without.answers[0] != decision.answers[0]
+
+
+def test_json_that_is_too_large_or_too_deep_is_refused(live) -> None:
+    def told(data: str) -> tuple[int, dict]:
+        part = '{"type": "input_json", "data": ' + data + "}"
+        text = json.dumps({"model": "tiny", "input": [{"role": "user", "content": ["here"]}], "questions": [PREDICATE]})
+        headers = {"content-type": "application/json"}
+        response = live.http.post("/v1/decisions", content=text.replace('"here"', part), headers=headers)
+        return response.status_code, response.json().get("error")
+
+    assert told('{"a": 1}')[0] == 200
+    for depth in (200, 900, 960, 1000, 2000, 100_000):
+        status, error = told('{"a": ' * depth + "1" + "}" * depth)
+        assert status == 400 and error["code"] in ("invalid_prompt", "bad_request", "invalid_json"), (depth, error)
+    deep: dict = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    with pytest.raises(ApiError, match="deeply"):
+        part_of(InputJson.model_construct(type="input_json", data=deep), "input")
+    while deep:
+        # Python would end it by recursion.
+        deep = deep.pop("a")
+    status, error = told(json.dumps({"a": "b" * 300_000}))
+    assert (status, error["param"]) == (400, "input[0].content[0]")
+
+
+def test_a_client_that_goes_away_frees_all_its_places(live, slowly) -> None:
+    slowly(0.05)
+    body = {"model": "tiny", "input": "a dog", "questions": [PREDICATE] * 100}
+    with pytest.raises(httpx2.ReadTimeout):
+        live.http.post("/v1/decisions", json=body, timeout=0.3)
+    assert live.idle(5)
 
 
 def test_true_and_yes_are_two_choices_that_share() -> None:

@@ -220,6 +220,15 @@ def test_a_failure_in_the_middle_is_told_and_stores_nothing(live, monkeypatch) -
     assert live.client.responses.create(model="tiny", input="a dog", max_output_tokens=1).id
 
 
+def test_a_stream_that_is_left_ends_and_is_not_stored(live, slowly) -> None:
+    slowly(0.05)
+    held = len(live.app.state.responses)
+    with live.client.responses.create(model="tiny", input="a dog", tools=[DRAW], stream=True) as stream:
+        name = next(stream).response.id
+    assert live.idle(5) and len(live.app.state.responses) == held
+    gone(live.client, name)
+
+
 BAD = {
     "input": [
         None, [], "", "a\0b", "word " * 600, [{"role": "user"}], [{"role": "tool", "content": "a"}],

@@ -148,7 +148,10 @@ def part_of(part: Shown, where: str) -> chat.TextPart | chat.ImagePart:
         return chat.ImagePart(type="image_url", image_url=chat.ImageUrl(url=part.image_url, detail=detail))
     if isinstance(part, InputText):
         return chat.TextPart(type="text", text=part.text)
-    text = json.dumps(part.data, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text = json.dumps(part.data, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        raise ApiError(400, "the data are nested too deeply; send them flatter", "invalid_value", where) from None
     if len(text.encode()) > _MOST_JSON:
         raise ApiError(400, f"the data are longer than {_MOST_JSON} bytes of JSON; send less", "invalid_value", where)
     return chat.TextPart(type="text", text=text)
