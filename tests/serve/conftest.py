@@ -18,6 +18,7 @@ from PIL import Image
 from opentar.serve.app import create_app
 from opentar.serve.limits import Limits
 from opentar.serve.models import Shelf
+from opentar.serve.policy import DEFAULT, Policy
 from opentar.serve.run import Server, bind
 from opentar.serve.service import Service
 
@@ -51,10 +52,12 @@ class Live:
 
 
 @contextlib.contextmanager
-def _serving(models: dict[str, Any], keys: tuple[str, ...] = (), **limits: Any) -> Iterator[Live]:
+def _serving(
+    models: dict[str, Any], keys: tuple[str, ...] = (), policy: Policy = DEFAULT, **limits: Any
+) -> Iterator[Live]:
     bounds = Limits(**limits)
     service = Service(Shelf(models, memory=bounds.memory, batch=bounds.batch), bounds)
-    app = create_app(service, keys=keys, hosts=("127.0.0.1", "localhost"))
+    app = create_app(service, keys=keys, hosts=("127.0.0.1", "localhost"), policy=policy)
     bound = bind("127.0.0.1", 0)
     started = threading.Event()
     server = Server(app, grace=5, on_start=started.set)

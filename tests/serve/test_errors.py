@@ -194,6 +194,8 @@ def test_the_document_describes_every_route_and_every_error(live) -> None:
     assert described >= {
         (CHAT, "post"), ("/v1/images/generations", "post"), ("/v1/images/edits", "post"), ("/v1/models", "get"),
         ("/v1/models/{model}", "get"), ("/health", "get"), ("/ready", "get"), ("/metrics", "get"),
+            ("/v1/responses", "post"), ("/v1/responses/{response}", "get"), ("/v1/responses/{response}", "delete"),
+            ("/v1/decisions", "post"), ("/v1/moderations", "post"),
     }  # fmt: skip
     for path, method in described:
         entry = document["paths"][path][method]

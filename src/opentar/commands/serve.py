@@ -38,6 +38,9 @@ def serve(
     queue: Annotated[int, Parameter(help="Answers that may wait; further ones are refused.")] = 64,
     timeout: Annotated[float, Parameter(help="Longest time of one request in seconds.")] = 600.0,
     grace: Annotated[float, Parameter(help="Seconds that running requests have to end after SIGTERM.")] = 30.0,
+    policy: Annotated[
+        Path | None, Parameter(help="What /v1/moderations asks: a YAML, JSON or TOML file. Default: a small own one.")
+    ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     engine: options.LanguageEngine = None,
@@ -45,16 +48,14 @@ def serve(
     """Serve models over HTTP: chat, pictures, models, in the shapes of OpenAI's API. Ends on Ctrl-C or SIGTERM."""
     output = Output()
     keys = _keys(api_key)
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"port is {port}; it must be from 0 to 65535")
-    if not grace >= 0:
-        raise ConfigError(f"grace is {grace}; give 0 seconds or more")
+    _check(port, grace)
     names = _named(model or ["nano"])
     with output.working():
         try:
             from opentar.serve.app import create_app
             from opentar.serve.limits import Limits
             from opentar.serve.models import Shelf
+            from opentar.serve.policy import DEFAULT, read_policy
             from opentar.serve.run import Server, allowed_hosts, bind
             from opentar.serve.service import Service
         except ModuleNotFoundError as error:
@@ -62,16 +63,25 @@ def serve(
                 f"the server needs {error.name}; install it with: pip install 'opentar[serve]'"
             ) from error
         hosts = allowed_hosts(host, keys, insecure)
+        asks = DEFAULT if policy is None else read_policy(policy)
         limits = Limits(batch=batch, queue=queue, seconds=timeout, memory=_bytes(memory))
         shelf = Shelf(names, memory=limits.memory, batch=batch, device=device, dtype=dtype, engine=engine)
+        shelf.entry(asks.model)
         bound = bind(host, port)
         # What is wrong with the model is told at once, and not to the first client.
         shelf.take(shelf.entry(None))
         shelf.give_back(shelf.entry(None))
         place = f"[{host}]" if ":" in host else host
         told = f"serving {', '.join(names)} on http://{place}:{bound.getsockname()[1]}/v1"
-        app = create_app(Service(shelf, limits), keys=keys, hosts=hosts)
+        app = create_app(Service(shelf, limits), keys=keys, hosts=hosts, policy=asks)
         Server(app, grace=grace, on_start=lambda: output.note(told)).run(sockets=[bound])
+
+
+def _check(port: int, grace: float) -> None:
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port is {port}; it must be from 0 to 65535")
+    if not grace >= 0:
+        raise ConfigError(f"grace is {grace}; give 0 seconds or more")
 
 
 def _keys(given: str | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -36,6 +37,7 @@ class Admission:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | OpenTarError] = asyncio.Queue()
         self._units: list[Unit] = []
+        self._waiting: deque[Unit] = deque()
         self._left = 0
         self._model: ServedModel | None = None
         self._closed = False
@@ -106,9 +108,12 @@ class Admission:
         """The file of a picture that is given out, and what it was made of: it may be sent back."""
         self._service.known.drawn(self.model.tar.parts.hash, content, codes)
 
-    async def submit(self, works: Sequence[Work]) -> None:
-        """Begin the answers. Raises PromptError or ConfigError for one that cannot run, LateError."""
-        if len(works) != self.count:
+    async def submit(self, works: Sequence[Work], in_turn: bool = False) -> None:
+        """Begin the answers. Raises PromptError or ConfigError for one that cannot run, LateError.
+
+        `in_turn`: more than were admitted may be given; each of them begins when another one ends.
+        """
+        if not (len(works) == self.count or (in_turn and len(works) > self.count)):
             raise LimitError(f"{len(works)} answers were asked for and {self.count} admitted")
         model, tickets = self.model, self._service.tickets
 
@@ -121,7 +126,8 @@ class Admission:
 
         units = await self._in_time(asyncio.to_thread(built))
         self._units, self._left = units, len(units)
-        for unit in units:
+        self._waiting = deque(units[self.count :])
+        for unit in units[: self.count]:
             self._service.worker.add(unit)
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -142,6 +148,8 @@ class Admission:
         if isinstance(event, Ended):
             self._left -= 1
             self.finished = not self._left
+            if self._waiting:
+                self._service.worker.add(self._waiting.popleft())
         return event
 
     def fail(self, error: OpenTarError) -> None:

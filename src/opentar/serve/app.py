@@ -14,21 +14,33 @@ from fastapi.openapi.utils import get_openapi
 from opentar import __version__
 from opentar.serve import errors
 from opentar.serve.guard import OPEN_PATHS, Bounded, Gate, Numbered
-from opentar.serve.routes import chat, health, images, models
+from opentar.serve.policy import DEFAULT, Policy
+from opentar.serve.routes import chat, decisions, health, images, models, moderations, responses
 from opentar.serve.service import Service
+from opentar.serve.stored import ResponseStore
 
 _LOG = logging.getLogger(__name__)
 _ABOUT = "Pictures and text in one language: draw, read and talk, in the shapes of OpenAI's API."
 
 
-def create_app(service: Service, *, keys: Collection[str] = (), hosts: Collection[str] | None = None) -> FastAPI:
+def create_app(
+    service: Service,
+    *,
+    keys: Collection[str] = (),
+    hosts: Collection[str] | None = None,
+    policy: Policy = DEFAULT,
+) -> FastAPI:
     """An app that starts the service with itself and closes it when it ends.
 
     Args:
         service: not started yet.
         keys: API keys that are let in; none lets everybody in.
         hosts: names that the Host header may have; None allows all.
+        policy: what `/v1/moderations` asks.
+
+    Raises UnknownModelError where the policy names a model that is not served.
     """
+    service.shelf.entry(policy.model)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -50,10 +62,11 @@ def create_app(service: Service, *, keys: Collection[str] = (), hosts: Collectio
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service = service
+    app.state.service, app.state.policy = service, policy
+    app.state.responses = ResponseStore(service.limits.stored_responses, service.limits.stored_bytes)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     errors.install(app)
-    for family in (chat, images, models, health):
+    for family in (chat, responses, images, decisions, moderations, models, health):
         app.include_router(family.router)
     # The last one added is the outermost.
     app.add_middleware(Bounded, limits=service.limits)

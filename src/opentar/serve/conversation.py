@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 _SCALES = {"low": 2, "high": 0}
 
 
-def check_messages(messages: Sequence[Message], limits: Limits) -> None:
-    """What can be told before anything is decoded. Raises ApiError."""
+def check_messages(messages: Sequence[Message], limits: Limits, name: str = "messages") -> None:
+    """What can be told before anything is decoded; `name` is the field that holds them. Raises ApiError."""
     if not isinstance(messages[-1], UserMessage):
-        where = f"messages[{len(messages) - 1}]"
+        where = f"{name}[{len(messages) - 1}]"
         raise ApiError(400, "the last message must be the user's; it is what is answered", "invalid_value", where)
-    count = sum(len(_pictures(message)) for message in messages)
+    check_pictures(sum(len(pictures_in(message)) for message in messages), limits, name)
+
+
+def check_pictures(count: int, limits: Limits, name: str) -> None:
+    """Raises ApiError for more pictures than one request may have."""
     if count > limits.pictures:
-        raise ApiError(
-            400, f"there are {count} pictures; at most {limits.pictures} are taken", "too_many_images", "messages"
-        )
+        raise ApiError(400, f"there are {count} pictures; at most {limits.pictures} are taken", "too_many_images", name)
 
 
 async def turns_of(messages: Sequence[Message], admission: Admission, limits: Limits) -> list[Turn]:
@@ -42,7 +44,7 @@ async def turns_of(messages: Sequence[Message], admission: Admission, limits: Li
 def last_text(messages: Sequence[Message]) -> str:
     """The text of the last message, whose answer is a picture. Raises ApiError where it shows pictures."""
     last, where = messages[-1], f"messages[{len(messages) - 1}].content"
-    if _pictures(last):
+    if pictures_in(last):
         raise ApiError(
             400, "no model here edits pictures; ask about them, or draw from text alone", "unsupported", where
         )
@@ -59,9 +61,22 @@ async def _turn(message: Message, where: str, admission: Admission, limits: Limi
             Drawn(await _codes(part, f"{where}.images[{number}]", admission, limits))
             for number, part in enumerate(message.images or ())
         ]
-        if not said and not drawn:
+        # An answer may have been empty, and can be sent back.
+        if not drawn and not message.content and message.content != "":
             raise ApiError(400, "the message is empty; leave it out", "invalid_value", where)
         return Turn("assistant", (*said, *drawn))
+    parts, texts = await user_parts(message, where, admission, limits)
+    if not _texts(message):
+        if not parts:
+            raise ApiError(400, "the message is empty; write at least one word", "invalid_prompt", where)
+        texts.append(model.config.defaults.read.describe)
+    return Turn("user", (*parts, *texts))
+
+
+async def user_parts(
+    message: UserMessage, where: str, admission: Admission, limits: Limits
+) -> tuple[list[str | Shown], list[str]]:
+    """What the user shows, and the one text that comes after it; several texts stay in their places among the shown."""
     parts: list[str | Shown] = []
     texts: list[str] = []
     content = [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
@@ -76,11 +91,7 @@ async def _turn(message: Message, where: str, admission: Admission, limits: Limi
             texts.append(heard)
         else:
             parts.append(heard)
-    if not texts and one_text:
-        if not parts:
-            raise ApiError(400, "the message is empty; write at least one word", "invalid_prompt", where)
-        texts.append(model.config.defaults.read.describe)
-    return Turn("user", (*parts, *texts))
+    return parts, texts
 
 
 def _heard(text: str, where: str, admission: Admission) -> str:
@@ -107,6 +118,7 @@ def _texts(message: Message) -> list[str]:
     return [part.text for part in content or () if isinstance(part, TextPart)]
 
 
-def _pictures(message: Message) -> list[ImagePart]:
+def pictures_in(message: Message) -> list[ImagePart]:
+    """The pictures that a message carries."""
     parts = message.images or [] if isinstance(message, AssistantMessage) else message.content
     return [] if isinstance(parts, str) else [part for part in parts if isinstance(part, ImagePart)]

@@ -26,6 +26,10 @@ class Limits:
     """Most pictures of one request."""
     kept_pictures: int = 1024
     """Pictures whose codes are remembered, so that one that comes again is not encoded again."""
+    stored_responses: int = 1024
+    """Responses that are kept for those who go on after them."""
+    stored_bytes: int = 256 << 20
+    """Of all of them together."""
     body_bytes: int = 64 << 20
     """Largest body of one HTTP request."""
     body_seconds: float = 60.0
@@ -37,7 +41,7 @@ class Limits:
         for name in ("batch", "queue", "seconds", "picture_bytes", "pictures", "body_bytes", "body_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be more than 0")
-        if not self.ping_seconds > 0 or self.kept_pictures < 0:
-            raise ConfigError("ping_seconds must be more than 0 and kept_pictures 0 or more")
+        if not self.ping_seconds > 0 or min(self.kept_pictures, self.stored_responses, self.stored_bytes) < 0:
+            raise ConfigError("ping_seconds must be more than 0, and what is kept or stored 0 or more")
         if self.memory is not None and self.memory < 1:
             raise ConfigError(f"memory is {self.memory} bytes; give a size such as 8GB")
