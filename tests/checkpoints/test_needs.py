@@ -98,8 +98,8 @@ def test_needs_add_up():
     assert Needs({"a": 1, "b": 2}, 3, 4).total == 10
 
 
-def test_a_config_with_wrong_sizes_is_refused_as_it_is_when_loaded(tiny_model, tmp_path):
-    shutil.copytree(tiny_model, tmp_path / "model")
+def test_a_config_with_wrong_sizes_is_refused_as_it_is_when_loaded(tmp_path):
+    shutil.copytree(NANO, tmp_path / "model")
     path = tmp_path / "model" / "language" / CONFIG
     told = json.loads(path.read_text())
     told["opentar"]["language"]["layers"] = None

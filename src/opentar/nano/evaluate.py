@@ -64,51 +64,52 @@ def evaluate(
 
     Args:
         tar: the model.
-        limit: number of drawing prompts, spread evenly over the six tags; the questions and link scenes shrink alike.
-        seed: of every drawing; a single drawing can be repeated with `Tar.generate(prompt, seed=seed)`.
+        limit: number of drawing prompts, spread evenly over the six tags; questions and link scenes shrink alike.
+        seed: of every drawing; one can be repeated with `Tar.generate(prompt, seed=seed)`.
         detok: de-tokenizer, None for the model's own choice.
         scale: index of the code grid to draw at, None for the model's own choice.
         passes: how many codes a pass of the AR de-tokenizer draws, by name (`Tar.generate`).
         out_dir: empty or new folder for report.md, scores.json, the sheets and all drawings. Where they cannot be
             written in the end, `meta.report_error` says why, and a ReportWarning.
-        against: folder of another model's report with the same seed, samples and limit; `against` of the result then
-            says what is lost beside it (`compare.compare`).
+        against: folder of another model's report of the same kind; then `against` of the result says what is lost.
         samples: drawings of each prompt, with seeds counted up.
         links: also score autoencoder, tokenizer and language on their own (`meta.links`).
         judge: None loads it, and builds its probe the first time (about two minutes on one core).
         progress: called as (what is being done, done, total).
 
     Raises:
-        ConfigError: a limit below 6, samples or seed out of range, an unknown scale. ModelError: an unknown
-        de-tokenizer. OutputError: `out_dir` is not empty. DataError: the judge's packages are not installed, or
-        `against` is no report of such an evaluation.
+        ConfigError, ModelError: a limit below 6, or something out of range or unknown. OutputError: `out_dir` is not
+        empty. DataError: the judge's packages are not installed, or `against` is no report of such an evaluation.
     """
     _check_drawing(tar, seed=seed, samples=samples, detok=detok, scale=scale)
     prompts = geneval.even_prompts(limit)
     told = {"seed": seed, "samples": samples, "prompts": len(prompts)}
     before = None if against is None else _before(Path(against), told)
-    folder = None if out_dir is None else check_folder(Path(out_dir))
-    started = time.perf_counter()
+    folder, started = None if out_dir is None else check_folder(Path(out_dir)), time.perf_counter()
     judge = judge or Judge(progress=part_of(progress, "building the judge"))
-    drawing, part = Drawings(judge, prompts, seed=seed, samples=samples), len(prompts) / _ALL
-    questions = Questions(judge, even_questions(part))
+    drawing = Drawings(judge, prompts, seed=seed, samples=samples)
+    questions = Questions(judge, even_questions(len(prompts) / _ALL))
     pictures, scores = run(tar, drawing, detok=detok, scale=scale, passes=passes, progress=progress)
     answers, reading_scores = run(tar, questions, progress=progress)
     meta = _described(tar, judge, detok, scale) | {"passes": passes} | told | {"counts": scores.pop("counts")}
     if links:
-        number, counted = max(len(geneval.TAGS), round(LINK_SCENES * part)), part_of(progress, "links")
-        meta["links"] = link_scores(tar, judge, number=number, seed=seed, detok=detok, scale=scale, progress=counted)
+        meta["links"] = _links(tar, judge, len(prompts) / _ALL, progress, seed=seed, detok=detok, scale=scale)
     outcomes = _outcomes(tar, drawing, pictures, questions.marked(answers), meta, scores)
     meta["effnet_kid"] = kernel_distance(outcomes.drawn_features, outcomes.true_features)
     judged = {**scores["judge"], "pope": reading_scores["judge"]}
     result = {"geneval": scores["geneval"], "pope": reading_scores["pope"], "judge": judged, "meta": meta}
     if before is not None:
         check_comparable(meta, before.meta, Path(str(against)))
-        result["against"] = compare(before, outcomes, agreements(tar.engine(), before.said, progress=progress))
+        agreed = agreements(tar.engine(), before.said, progress=part_of(progress, "agreement"))
+        result["against"] = compare(before, outcomes, agreed)
     meta["seconds"] = round(time.perf_counter() - started, 1)
-    if folder is not None:
-        _keep(folder, result, drawing.judged(pictures), prompts, outcomes)
+    _keep(folder, result, drawing.judged(pictures), prompts, outcomes)
     return result
+
+
+def _links(tar: Tar, judge: Judge, part: float, progress: Progress | None, **drawn: Any) -> dict[str, Any]:
+    number = max(len(geneval.TAGS), round(LINK_SCENES * part))
+    return link_scores(tar, judge, number=number, progress=part_of(progress, "links"), **drawn)
 
 
 def _before(folder: Path, told: dict[str, Any]) -> Outcomes:
@@ -140,13 +141,15 @@ def _outcomes(
 
 
 def _keep(
-    folder: Path,
+    folder: Path | None,
     result: dict[str, Any],
     drawings: Sequence[Drawing],
     prompts: Sequence[GenevalPrompt],
     outcomes: Outcomes,
 ) -> None:
     """Write the report. Scores that took long are not lost with it: they say themselves what went wrong."""
+    if folder is None:
+        return
     try:
         write_report(folder, result, drawings, result["meta"]["seed"])
         outcomes.write(folder)
