@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from opentar.core import environment
 from opentar.page import look
 from opentar.page.asked import Asker
+from opentar.page.cover import Cover
 from opentar.page.door import Door
 from opentar.page.shared import Page
 from opentar.page.tabs.ask import ask_tab
@@ -50,10 +51,9 @@ def mount_page(app: FastAPI, service: Service, keys: Collection[str] = ()) -> No
     for place in ("/", PATH, f"{PATH}/"):
         app.add_api_route(place, choose, include_in_schema=False)
     app.add_api_route("/manifest.json", _manifest, include_in_schema=False)
+    app.add_api_route("/favicon.ico", _icon, include_in_schema=False)
     for language in LANGUAGES:
         say = Texts(language)
-        # Gradio leads /ui/en to /ui/en/ only where the app does.
-        app.add_api_route(f"{PATH}/{language}", choose_this(language), include_in_schema=False)
         gr.mount_gradio_app(
             app,
             build(asker, say),
@@ -68,24 +68,20 @@ def mount_page(app: FastAPI, service: Service, keys: Collection[str] = ()) -> No
             max_file_size=service.limits.body_bytes,
             theme=look.theme(),
             css=look.CSS,
-            head=look.head(language),
             app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
         )
     app.add_middleware(Door, keys=keys, path=PATH)
+    app.add_middleware(Cover, path=PATH, languages={"en": "en", "zh": "zh-CN"})
+
+
+async def _icon() -> Response:
+    """Four codes of a picture."""
+    return Response(look.ICON, media_type="image/svg+xml")
 
 
 async def _manifest() -> dict[str, str]:
     """What a phone wants to know to put the page on its screen; every page of Gradio asks for it."""
     return {"name": "OpenTar", "short_name": "OpenTar", "start_url": PATH, "display": "standalone"}
-
-
-def choose_this(language: str) -> object:
-    """A route that leads to the page of one language."""
-
-    async def lead() -> Response:
-        return RedirectResponse(f"{PATH}/{language}/", 303)
-
-    return lead
 
 
 def build(asker: Asker, say: Texts) -> gr.Blocks:

@@ -86,6 +86,8 @@ def frames(content: bytes, every: float = 0.5) -> Iterator[Frame]:
         if first.width * first.height * min(count, MOST_FRAMES) > MAX_PIXELS * 8:
             raise ImageError("the animation is too large; give fewer or smaller frames")
         second, shown, given = 0.0, 0.0, 1
+        # WebP tells how long a frame is shown when it is decoded.
+        image.load()
         for number in range(1, count):
             second += image.info.get("duration", 100) / 1000
             image.seek(number)

@@ -51,18 +51,6 @@ def theme() -> gr.themes.Base:
     )
 
 
-def head(language: str) -> str:
-    """What goes into the head of the page: its language, for screen readers and for Gradio's own texts."""
-    tag = "zh-CN" if language == "zh" else language
-    return (
-        "<script>"
-        f"document.documentElement.lang='{tag}';"
-        f"Object.defineProperty(navigator,'language',{{get:()=>'{tag}'}});"
-        f"Object.defineProperty(navigator,'languages',{{get:()=>['{tag}']}});"
-        "</script>"
-    )
-
-
 CSS = """
 .gradio-container { max-width: 1080px !important; width: 100% !important; margin: 0 auto !important; }
 .gradio-container main { width: 100% !important; }
@@ -73,7 +61,8 @@ CSS = """
 .ot-head a { color: var(--link-text-color); text-decoration: none; padding: .35rem .7rem; border-radius: 999px;
   border: 1px solid var(--border-color-primary); }
 .ot-head a:hover, .ot-head a:focus-visible { border-color: var(--primary-500); }
-.ot-buttons { gap: .5rem; }
+.ot-buttons { display: grid !important; gap: .5rem; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); }
+#codes, #codes > * { padding: 0 !important; }
 .html-container:has(> .prose > .ot-status), .html-container:has(.ot-code) { padding: 0 .25rem !important; }
 .ot-sides { gap: 1.25rem; }
 .ot-sides > .column { gap: .75rem; }
@@ -86,7 +75,7 @@ CSS = """
 .ot-empty { border: 1px dashed var(--border-color-primary); border-radius: var(--radius-lg); padding: 3rem 1.5rem;
   text-align: center; color: var(--body-text-color-subdued); margin: 0; }
 .ot-overlay { position: relative; width: 100%; max-width: 560px; margin: 0 auto; aspect-ratio: 1;
-  border-radius: var(--radius-lg); overflow: hidden; background: var(--neutral-200); }
+  border-radius: var(--radius-lg); overflow: hidden; background: var(--neutral-200); container-type: inline-size; }
 .ot-overlay > img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: fill; margin: 0; }
 .ot-grid { position: absolute; inset: 0; display: grid; grid-template-columns: repeat(var(--ot-side), 1fr);
   grid-template-rows: repeat(var(--ot-side), 1fr); }
@@ -94,12 +83,14 @@ CSS = """
   border: 1px solid rgb(255 255 255 / .45); box-shadow: inset 0 0 0 .5px rgb(15 23 42 / .18);
   display: flex; align-items: end; justify-content: center; overflow: hidden; }
 span.ot-cell { cursor: default; }
-.ot-cell i { font: 600 clamp(8px, 1.5cqi, 11px)/1.25 system-ui, sans-serif; color: #fff; padding: 0 2px;
-  text-shadow: 0 0 3px #000, 0 0 2px #000; max-width: 100%; overflow: hidden; text-overflow: ellipsis;
-  white-space: nowrap; opacity: .92; }
+.ot-cell i { font: 600 clamp(8px, 2cqi, 11px)/1.35 system-ui, sans-serif; color: #fff; padding: 0 4px; margin: 2px;
+  background: rgb(15 23 42 / .62); border-radius: 4px; max-width: calc(100% - 4px); box-sizing: border-box;
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+@container (max-width: 420px) { .ot-grid.ot-small i { display: none; } }
 .ot-cell:hover { background: rgb(79 70 229 / .28); }
 .ot-cell.ot-marked { background: rgb(245 158 11 / .38); box-shadow: inset 0 0 0 2px #f59e0b; }
 .ot-cell[aria-pressed="true"] { box-shadow: inset 0 0 0 3px #4f46e5; background: rgb(79 70 229 / .22); }
+.ot-cell.ot-marked[aria-pressed="true"] { background: rgb(245 158 11 / .38); }
 .ot-cell:focus-visible { outline: 3px solid #111827; outline-offset: -3px; box-shadow: inset 0 0 0 5px #fff; }
 .ot-code { display: flex; align-items: center; gap: .5rem; margin: 0; flex-wrap: wrap; font-size: 1.1rem; }
 .ot-code small { flex: 1 0 100%; color: var(--body-text-color-subdued); }
@@ -120,8 +111,9 @@ footer { display: none !important; }
 @media (max-width: 640px) {
   .gradio-container { padding: .5rem !important; }
   .ot-head h1 { font-size: 1.25rem; }
-  button { min-height: 44px; }
-  .ot-cell { min-height: 0 !important; }
+  .ot-buttons button { min-height: 44px; }
+  .ot-head p { order: 3; flex-basis: 100%; }
+  .ot-head a { margin-left: auto; }
 }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
 """
@@ -135,3 +127,6 @@ label { display: grid; gap: .35rem; }
 input, button { font: inherit; padding: .6rem .8rem; border-radius: 10px; border: 1px solid #cbd5e1; min-width: 0; }
 button { background: #4f46e5; color: #fff; border-color: #4f46e5; cursor: pointer; }
 """
+ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7"
+fill="#4f46e5"/><path fill="#fff" d="M7 7h8v8H7zM17 17h8v8h-8z"/><path fill="#a5b4fc" d="M17 7h8v8h-8zM7 17h8v8H7z"/>
+</svg>"""

@@ -13,6 +13,8 @@ from opentar.page.dialect import Codebook, Grid
 
 _SIDE = 480
 """Pixels of the picture below a grid."""
+_ROOMY = 6
+"""Cells a side up to which there is room for words on a phone."""
 
 
 def mosaic(codes: Sequence[int], side: int, colours: Sequence[tuple[int, int, int]], pixels: int) -> Image.Image:
@@ -62,9 +64,10 @@ def overlay(
             cells.append(f'<span class="{kinds}" title="{told}"></span>')
     role = f'role="group" aria-label="{escape(label, quote=True)}"' if buttons else 'aria-hidden="true"'
     told = "" if buttons else f'role="img" aria-label="{escape(label, quote=True)}"'
+    size = "ot-grid ot-small" if side > _ROOMY else "ot-grid"
     return (
         f'<div class="ot-overlay" {told}><img alt="" src="{as_url(shown)}">'
-        f'<div class="ot-grid" style="--ot-side:{side}" data-side="{side}" {role}>{"".join(cells)}</div></div>'
+        f'<div class="{size}" style="--ot-side:{side}" data-side="{side}" {role}>{"".join(cells)}</div></div>'
     )
 
 

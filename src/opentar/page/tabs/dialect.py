@@ -175,10 +175,10 @@ class _Parts:
                 with gr.Row(elem_classes="ot-buttons"):
                     self.replace = gr.Button(say("replace"), size="sm", elem_id="replace")
                     self.undo = gr.Button(say("undo"), size="sm", elem_id="undo")
-                    self.paint = gr.Button(say("paint"), variant="primary", size="sm", elem_id="paint")
+                self.paint = gr.Button(say("paint"), variant="primary", elem_id="paint")
                 self.painted = gr.Image(
-                    label=say("painted"), show_label=False, interactive=False, format="png", height=260, buttons=["download"],
-                    alt_text=say("painted"), elem_id="painted", elem_classes="ot-picture",
+                    label=say("painted"), show_label=False, interactive=False, format="png", height=260,
+                    buttons=["download"], alt_text=say("painted"), elem_id="painted", elem_classes="ot-picture",
                 )  # fmt: skip
         with gr.Accordion(say("compare"), open=False, elem_id="compare-box"):
             with gr.Row():

@@ -87,14 +87,14 @@ class _Parts:
         with gr.Row(elem_classes="ot-sides"):
             with gr.Column(scale=2, min_width=280):
                 self.prompt = gr.Textbox(
-                    label=say("prompt"), placeholder=say("prompt_hint"), lines=2, max_lines=4, submit_btn=False,
+                    label=say("prompt"), placeholder=say("prompt_hint"), lines=1, max_lines=4,
                     autofocus=True, elem_id="prompt",
                 )  # fmt: skip
                 with gr.Row(elem_classes="ot-buttons"):
                     self.draw = gr.Button(say("draw_it"), variant="primary", elem_id="draw")
                     self.stop = gr.Button(say("stop"), variant="stop", visible=False, elem_id="stop")
                 gr.Examples([[text] for text in page.say.examples], self.prompt, label=say("examples"))
-                with gr.Accordion(say("settings"), open=False):
+                with gr.Accordion(say("settings"), open=False, elem_id="draw-settings"):
                     config = page.asker.config()
                     scale, guidance = default_options(config)
                     self.detok = gr.Radio(
@@ -104,7 +104,7 @@ class _Parts:
                     self.guidance = gr.Slider(1, 10, value=guidance, step=0.5, label=say("guidance"))
                     self.number = gr.Slider(1, MOST_PICTURES, value=1, step=1, label=say("number"), elem_id="number")
                     self.seed = gr.Number(0, label=say("seed"), minimum=0, precision=0, elem_id="seed")
-                    self.random = gr.Checkbox(True, label=say("random_seed"))
+                    self.random = gr.Checkbox(True, label=say("random_seed"), elem_id="random-seed")
             with gr.Column(scale=3, min_width=280):
                 self.picture = gr.Image(
                     label=say("picture"), show_label=False, interactive=False, format="png", height=400,

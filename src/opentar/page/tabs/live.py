@@ -37,7 +37,7 @@ def live_tab(page: Page) -> None:
     with gr.Row(elem_classes="ot-sides"):
         with gr.Column(scale=2, min_width=280):
             film = gr.File(
-                label=say("film"), file_types=["video", ".gif", ".webp"], type="filepath", height=110, elem_id="film"
+                label=say("film"), file_types=["video", ".gif", ".webp"], type="filepath", height=150, elem_id="film"
             )
             with gr.Row(elem_classes="ot-buttons"):
                 start = gr.Button(say("caption_it"), variant="primary", elem_id="caption", min_width=120)
