@@ -149,7 +149,9 @@ def test_ask(open_page, keep, apples: Path, size: str) -> None:
     told(page, "#chat", "red")
     keep(page, f"ask-{size}")
     # What somebody writes is text. The page would be found to have asked for it, were it not.
-    page.fill("#question textarea", "<img src='https://elsewhere.example/x.png' onerror='document.title=1'> [a](b) **c**")
+    page.fill(
+        "#question textarea", "<img src='https://elsewhere.example/x.png' onerror='document.title=1'> [a](b) **c**"
+    )
     page.keyboard.press("Enter")
     told(page, "#chat", "<img src=")
     told(page, "#chat", "**c**")
@@ -229,11 +231,12 @@ def test_live(open_page, keep, size: str, tmp_path: Path, shown) -> None:
 def test_live_with_a_camera(open_page, shown) -> None:
     page = open_page()
     go(page, "live")
-    page.locator("#camera button").first.click()
-    page.wait_for_selector("#camera video")
-    page.get_by_role("button", name="Record").or_(page.locator("#camera button[aria-label*='start' i]")).first.click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.locator("#camera .capture-button").click()
     told(page, "#captions", "ms")
-    page.click("#live-stop")
+    told(page, "#live-status", "frames")
+    page.locator("#camera .capture-button").click()
+    assert shown.idle()
 
 
 @pytest.mark.parametrize("size", WIDTHS)

@@ -10,6 +10,7 @@ def test_the_address_leads_to_the_readers_language(shown) -> None:
         for path in ("/", "/ui", "/ui/"):
             assert client.get(path, headers={"accept-language": "zh-CN"}).headers["location"] == "/ui/zh/"
         assert client.get("/ui?lang=en", headers={"accept-language": "zh"}).headers["location"] == "/ui/en/"
+        assert client.get("/ui/zh").headers["location"] == "/ui/zh/"
         for language, tag in (("en", "en"), ("zh", "zh-CN")):
             page = client.get(f"/ui/{language}/", headers={"accept-encoding": "br, gzip"})
             assert page.status_code == 200 and f'lang="{tag}"' in page.text

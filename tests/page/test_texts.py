@@ -25,7 +25,9 @@ def test_both_languages_have_every_text() -> None:
 
 def test_no_text_is_left_over(root) -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in (root / "src" / "opentar" / "page").rglob("*.py"))
-    used = set(re.findall(r'["\x27](\w+)["\x27]', source.replace((root / "src/opentar/page/texts.py").read_text("utf-8"), "")))
+    used = set(
+        re.findall(r'["\x27](\w+)["\x27]', source.replace((root / "src/opentar/page/texts.py").read_text("utf-8"), ""))
+    )
     assert set(names()) - used == set()
 
 

@@ -45,10 +45,11 @@ def mount_page(app: FastAPI, service: Service, keys: Collection[str] = ()) -> No
     asker = Asker(service)
 
     async def choose(request: Request) -> Response:
-        language = language_of(request.query_params.get("lang"), request.headers.get("accept-language", ""))
+        asked = request.path_params.get("lang", request.query_params.get("lang"))
+        language = language_of(asked, request.headers.get("accept-language", ""))
         return RedirectResponse(f"{PATH}/{language}/", 303)
 
-    for place in ("/", PATH, f"{PATH}/"):
+    for place in ("/", PATH, f"{PATH}/", f"{PATH}/{{lang}}"):
         app.add_api_route(place, choose, include_in_schema=False)
     app.add_api_route("/manifest.json", _manifest, include_in_schema=False)
     app.add_api_route("/favicon.ico", _icon, include_in_schema=False)

@@ -109,7 +109,8 @@ span.ot-cell { cursor: default; }
 .ot-captions span { flex: 1; }
 footer { display: none !important; }
 @media (max-width: 640px) {
-  .gradio-container { padding: .5rem !important; }
+  .gradio-container > .main { padding: 1rem .75rem !important; }
+  .tab-container button { padding: 0 .6rem !important; }
   .ot-head h1 { font-size: 1.25rem; }
   .ot-buttons button { min-height: 44px; }
   .ot-head p { order: 3; flex-basis: 100%; }

@@ -48,7 +48,7 @@ def live_tab(page: Page) -> None:
             )  # fmt: skip
         with gr.Column(scale=3, min_width=280):
             frame = gr.Image(
-                label=say("frame"), show_label=False, interactive=False, height=260, buttons=[], alt_text=say("frame"),
+                label=say("frame"), show_label=False, interactive=False, height=260, buttons=[], alt_text=say("frame"), visible=False,
                 elem_id="frame", elem_classes="ot-picture",
             )  # fmt: skip
             line = gr.HTML(status(), elem_id="live-status")
@@ -63,13 +63,11 @@ def live_tab(page: Page) -> None:
         return await _snapped(page, model, path, state)
 
     running = start.click(watch, [page.model, film], [frame, line, captions], **EVENT)
-    streaming = camera.stream(
+    camera.stream(
         snap, [page.model, camera, watched], [watched, line, captions], stream_every=_EVERY, time_limit=600,
         concurrency_limit=None, show_progress="hidden", api_visibility="private",
     )  # fmt: skip
-    stop.click(
-        lambda: status(say("stopped")), None, line, cancels=[running, streaming], queue=False, api_visibility="private"
-    )
+    stop.click(lambda: status(say("stopped")), None, line, cancels=[running], queue=False, api_visibility="private")
 
 
 async def _watching(page: Page, model: str, path: str | None) -> AsyncIterator[Any]:
@@ -82,7 +80,7 @@ async def _watching(page: Page, model: str, path: str | None) -> AsyncIterator[A
             caption = await _captioned(page, model, watcher, frame)
             if caption is not None:
                 told_so_far = [*told_so_far, caption][-_KEPT:]
-            shown = frame.picture if caption is not None else gr.skip()
+            shown = gr.update(value=frame.picture, visible=True) if caption is not None else gr.skip()
             yield shown, status(_counted(page, watcher)), _listed(page, told_so_far)
     except Exception as error:
         yield gr.skip(), status(told(error), "error"), gr.skip()
