@@ -9,7 +9,7 @@ from opentar.vocab import Scale
 
 SMALL = Scale(index=2, pool=2, side=2, length=4)
 # Four rows at 0, 10, 90 and 180 degrees.
-ROWS = torch.tensor([[1.0, 0.0], [0.985, 0.174], [0.0, 1.0], [-1.0, 0.0]])
+ROWS = torch.tensor([[1.0, 0.0, 0.0], [0.985, 0.174, 0.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
 WORDS = ["east", "<b>nearly</b>", "north", "west"]
 
 

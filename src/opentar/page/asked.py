@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from opentar.checkpoints.settings import ModelConfig
     from opentar.serve.admission import Admission
     from opentar.serve.service import Service
-    from opentar.vocab import Scale
 
 PREVIEWS = 5
 """Looks at a picture while it is painted."""
@@ -123,10 +122,11 @@ class Asker:
         seed = check_range("seed", seed, 0, MAX_SEED - MOST_PICTURES, whole=True)
         async with self.service.admit(model, n) as admission:
             served = admission.model
-            settings = settings_for(served, options)
+            settings = await settings_for(admission, options)
             left_out = tuple(served.tar.unknown_words(prompt)) if prompt.strip() else ()
+            book = await self._book(admission)
             await admission.submit(drawings(served, prompt, n, seed, settings, PREVIEWS))
-            book, side = self._book(admission), served.vocab.scale(settings.scale).side
+            side = served.vocab.scale(settings.scale).side
             codes: list[int] = []
             async for event in admission:
                 match event:
@@ -146,7 +146,7 @@ class Asker:
         """The picture of codes. Raises OpenTarError."""
         seed = check_range("seed", seed, 0, MAX_SEED, whole=True)
         async with self.service.admit(model) as admission:
-            settings = settings_for(admission.model, {"scale": grid.scale.index, "detok": detok})
+            settings = await settings_for(admission, {"scale": grid.scale.index, "detok": detok})
             request = Request(turns=(), grammar=Codes(scale=grid.scale), seed=seed)
             drawing = Drawing(prompt="", heard="", request=request, index=0)
             admission.paint([Draw(drawing=drawing, settings=settings, previews=PREVIEWS)], [grid.codes])
@@ -162,7 +162,7 @@ class Asker:
         async with self.service.admit(model) as admission:
             codes = await self._codes(admission, source, scale)
             vocab = admission.model.vocab
-            return Grid(scale=vocab.scale_of_length(len(codes)), codes=codes), self._book(admission)
+            return Grid(scale=vocab.scale_of_length(len(codes)), codes=codes), await self._book(admission)
 
     async def ask(
         self, model: str | None, source: Source, question: str | None, before: Sequence[Exchange] = ()
@@ -187,13 +187,6 @@ class Asker:
                 if isinstance(event, Chosen) and math.isfinite(event.probabilities[0]):
                     yield Answer(text=said, confidence=event.probabilities[0])
 
-    def scale(self, model: str | None, index: int) -> Scale:
-        """A grid of a model that is in memory. Raises OpenTarError."""
-        served = self.service.shelf.entry(model).loaded
-        if served is None:
-            raise LimitError("the model left the memory; read the picture again")
-        return served.vocab.scale(index)
-
     async def _codes(self, admission: Admission, source: Source, scale: int | None) -> tuple[int, ...]:
         if isinstance(source, tuple):
             return source
@@ -217,9 +210,11 @@ class Asker:
             turns += [Turn("assistant", (one.answer,)), Turn("user", (builder.heard(following, "question"),))]
         return turns
 
-    def _book(self, admission: Admission) -> Codebook:
-        parts = admission.model.tar.parts
-        return self._books.of(admission.model, parts.ta_tok.codebook(), parts.words)
+    async def _book(self, admission: Admission) -> Codebook:
+        model = admission.model
+        parts = model.tar.parts
+        # On the thread that encodes: of a large codebook it takes a moment, once.
+        return await self.service.read(lambda: self._books.of(model, parts.ta_tok.codebook(), parts.words))
 
 
 def pair_of(answer: str) -> tuple[str, str] | None:

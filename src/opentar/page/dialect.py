@@ -17,6 +17,8 @@ from opentar.vocab import Scale
 
 _LOW, _HIGH = 70, 235
 """Brightness of the colours of codes: neither black nor white."""
+_ROWS = 4096
+"""Rows that are computed with at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +48,19 @@ class Codebook:
     """
 
     def __init__(self, table_KC: Tensor, words: Sequence[str] = ()) -> None:
-        self._unit_KC = torch.nn.functional.normalize(table_KC.detach().float().cpu(), dim=-1)
+        # Not copied: the published one has 400 MB.
+        self._table_KC = table_KC.detach()
+        self._norm_K = torch.cat([rows.float().norm(dim=-1) for rows in self._blocks()]).clamp(min=1e-12)
         self._words = words
-        self._colours: list[tuple[int, int, int]] | None = None
+        self._colours = self._made_colours()
+
+    def _blocks(self) -> tuple[Tensor, ...]:
+        return self._table_KC.split(_ROWS)
 
     @property
     def size(self) -> int:
         """Rows."""
-        return len(self._unit_KC)
+        return len(self._table_KC)
 
     def word(self, code: int) -> str:
         """The word of a code; an empty text where there is none."""
@@ -66,7 +73,9 @@ class Codebook:
     def neighbours(self, code: int, count: int = 6) -> list[int]:
         """The nearest other codes, nearest first. Raises ConfigError for a code that does not exist."""
         code = self.checked(code)
-        near = (self._unit_KC @ self._unit_KC[code]).topk(min(count + 1, self.size)).indices.tolist()
+        own_C = self._table_KC[code].float()
+        near_K = torch.cat([rows.float() @ own_C for rows in self._blocks()]) / self._norm_K
+        near = near_K.topk(min(count + 1, self.size)).indices.tolist()
         return [row for row in near if row != code][:count]
 
     def checked(self, code: object) -> int:
@@ -78,14 +87,19 @@ class Codebook:
 
     def colours(self) -> list[tuple[int, int, int]]:
         """RGB of each code: like codes have like colours. They mean nothing else."""
-        if self._colours is None:
-            centred_KC = self._unit_KC - self._unit_KC.mean(dim=0)
-            main_C3 = torch.linalg.eigh(centred_KC.T @ centred_KC).eigenvectors[:, -3:]
-            # Ranks, so that every brightness is used by as many codes.
-            rank_K3 = (centred_KC @ main_C3).argsort(dim=0).argsort(dim=0).float() / max(1, self.size - 1)
-            rgb_K3 = (rank_K3 * (_HIGH - _LOW) + _LOW).round().int()
-            self._colours = [(int(red), int(green), int(blue)) for red, green, blue in rgb_K3.tolist()]
         return self._colours
+
+    def _made_colours(self) -> list[tuple[int, int, int]]:
+        every = max(1, self.size // _ROWS)
+        some_MC = self._table_KC[::every].float() / self._norm_K[::every, None]
+        mean_C = some_MC.mean(dim=0)
+        some_MC = some_MC - mean_C
+        main_C3 = torch.linalg.eigh(some_MC.T @ some_MC).eigenvectors[:, -3:]
+        place_K3 = torch.cat([rows.float() @ main_C3 for rows in self._blocks()]) / self._norm_K[:, None]
+        # Ranks, so that every brightness is used by as many codes.
+        rank_K3 = place_K3.argsort(dim=0).argsort(dim=0).float() / max(1, self.size - 1)
+        rgb_K3 = (rank_K3 * (_HIGH - _LOW) + _LOW).round().int()
+        return [(int(red), int(green), int(blue)) for red, green, blue in rgb_K3.tolist()]
 
 
 class Codebooks:

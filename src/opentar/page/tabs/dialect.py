@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -70,85 +71,102 @@ class Opened:
 
 def dialect_tab(page: Page, draw: DrawTab) -> None:
     """Build the tab inside a `gr.Tab`."""
-    parts = _Parts(page)
+    parts, acts = _Parts(page), _Acts(page)
     opened = gr.State(None)
-    say = page.say
     view = [opened, parts.codes, parts.cell, parts.near, parts.status]
+    asked = [page.model, parts.picture, parts.scale, opened]
+    gr.on([parts.picture.input, parts.scale.input], acts.read, asked, view, **EVENT)
+    drawn = [*view, page.tabs, parts.scale, parts.picture]
+    draw.see_codes.click(acts.read_drawn, [page.model, draw.chosen], drawn, **EVENT)
+    parts.codes.click(acts.choose, opened, [opened, parts.cell, parts.near], **EVENT)
+    parts.replace.click(acts.change, [opened, parts.near, parts.own], [*view, parts.own], **EVENT)
+    parts.undo.click(acts.undo, opened, view, **EVENT)
+    painting = parts.paint.click(acts.paint, [page.model, opened], [parts.painted, parts.status], **EVENT)
+    page.model.change(acts.look, None, view, cancels=[painting], **EVENT)
+    parts.compare.click(acts.compare, [page.model, opened, parts.other], [parts.pair, parts.compared], **EVENT)
 
-    def look(one: Opened | None, text: str = "", kind: str = "") -> tuple[Any, ...]:
+
+class _Acts:
+    """What happens when something is pressed. Most give the values of: picture, codes, cell, neighbours, status."""
+
+    def __init__(self, page: Page) -> None:
+        self._page, self._say = page, page.say
+
+    def look(self, one: Opened | None = None, text: str = "", kind: str = "") -> tuple[Any, ...]:
+        """Show a picture, or none."""
+        page = self._page
         if one is None:
             return None, _empty(page), "", gr.update(choices=[], value=None), status(text, kind)
         return one, _overlay(page, one), *_chosen(page, one), status(text or _changed(page, one), kind)
 
-    async def read(model: str, path: str | None, scale: int, one: Opened | None) -> tuple[Any, ...]:
+    async def read(self, model: str, path: str | None, scale: int, one: Opened | None) -> tuple[Any, ...]:
+        """Another picture, or another grid."""
         try:
             # A drawn picture has no file; it is read again where another grid is chosen.
             content = file_bytes(path) if path or one is None else encode_picture(one.picture, "PNG")
-            picture = open_picture(content, frame=0)
-            grid, book = await page.asker.grid(model, content, scale)
+            return self.look(await self._opened(model, content, scale))
         except Exception as error:
-            return look(None, told(error), "error")
-        return look(Opened(grid=grid, book=book, picture=picture))
+            return self.look(None, told(error), "error")
 
-    async def read_drawn(model: str, one: Drawn | None) -> tuple[Any, ...]:
+    async def read_drawn(self, model: str, one: Drawn | None) -> tuple[Any, ...]:
+        """The picture of the other tab; values more: tab, scale, file."""
         if one is None:
-            return (*look(None, say("no_picture")), *[gr.skip()] * 3)
+            return (*self.look(None, self._say("no_picture")), *[gr.skip()] * 3)
         try:
-            grid, book = await page.asker.grid(model, one.codes)
+            grid, book = await self._page.asker.grid(model, one.codes)
         except Exception as error:
-            return (*look(None, told(error), "error"), *[gr.skip()] * 3)
+            return (*self.look(None, told(error), "error"), *[gr.skip()] * 3)
         found = Opened(grid=grid, book=book, picture=one.picture, seed=one.seed)
-        return (*look(found), gr.Tabs(selected="dialect"), grid.scale.index, None)
+        return (*self.look(found), gr.Tabs(selected="dialect"), grid.scale.index, None)
 
-    def choose(one: Opened | None, event: gr.EventData) -> tuple[Any, ...]:
+    def choose(self, one: Opened | None, event: gr.EventData) -> tuple[Any, ...]:
+        """A cell; values of: picture, cell, neighbours."""
         # The page marks the cell by itself; drawing the grid anew would lose the focus.
-        if one is None:
+        cell = event._data.get("cell") if isinstance(event._data, dict) else None
+        if one is None or not isinstance(cell, int) or not 0 <= cell < one.grid.scale.length:
             return gr.skip(), gr.skip(), gr.skip()
-        found = replace(one, cell=int(event.cell))
-        return found, *_chosen(page, found)
+        found = replace(one, cell=cell)
+        return found, *_chosen(self._page, found)
 
-    def change(one: Opened | None, near: int | None, own: float | None) -> tuple[Any, ...]:
+    def change(self, one: Opened | None, near: int | None, own: float | None) -> tuple[Any, ...]:
+        """Another code in the cell; one value more: the code that was typed."""
         try:
             if one is None or one.cell is None:
-                raise ConfigError(say("choose_cell"))
+                raise ConfigError(self._say("choose_cell"))
             code = one.book.checked(own if own is not None else near)
             found = replace(one, changes={**one.changes, one.cell: code})
         except ConfigError as error:
-            return (*look(one, str(error), "error"), own)
-        return (*look(found), None)
+            return (*self.look(one, str(error), "error"), own)
+        return (*self.look(found), None)
 
-    async def paint(model: str, one: Opened | None) -> AsyncIterator[tuple[Any, str]]:
+    def undo(self, one: Opened | None) -> tuple[Any, ...]:
+        """The codes that were read."""
+        return self.look(replace(one, changes={}) if one else None)
+
+    async def paint(self, model: str, one: Opened | None) -> AsyncIterator[tuple[Any, str]]:
+        """Values of: painted picture, status."""
         if one is None:
-            yield gr.skip(), status(say("no_picture"))
+            yield gr.skip(), status(self._say("no_picture"))
             return
         try:
-            async for step in page.asker.paint(model, one.now, one.seed):
-                yield step.picture, status(_changed(page, one))
+            async for step in self._page.asker.paint(model, one.now, one.seed):
+                yield step.picture, status(_changed(self._page, one))
         except Exception as error:
             yield gr.skip(), status(told(error), "error")
 
-    async def compare(model: str, one: Opened | None, path: str | None) -> tuple[str, str]:
+    async def compare(self, model: str, one: Opened | None, path: str | None) -> tuple[str, str]:
+        """Values of: both pictures, how many cells differ."""
         try:
             if one is None:
-                raise ImageError(say("no_picture"))
-            content = file_bytes(path)
-            picture = open_picture(content, frame=0)
-            grid, book = await page.asker.grid(model, content, one.grid.scale.index)
-            return _compared(page, one, Opened(grid=grid, book=book, picture=picture))
+                raise ImageError(self._say("no_picture"))
+            return _compared(self._page, one, await self._opened(model, file_bytes(path), one.grid.scale.index))
         except Exception as error:
             return "", status(told(error), "error")
 
-    asked = [page.model, parts.picture, parts.scale, opened]
-    gr.on([parts.picture.input, parts.scale.input], read, asked, view, **EVENT)
-    drawn = [*view, page.tabs, parts.scale, parts.picture]
-    draw.see_codes.click(read_drawn, [page.model, draw.chosen], drawn, **EVENT)
-    parts.codes.click(choose, opened, [opened, parts.cell, parts.near], **EVENT)
-    parts.replace.click(change, [opened, parts.near, parts.own], [*view, parts.own], **EVENT)
-    undone = [opened]
-    parts.undo.click(lambda one: look(replace(one, changes={}) if one else None), undone, view, **EVENT)
-    painting = parts.paint.click(paint, [page.model, opened], [parts.painted, parts.status], **EVENT)
-    page.model.change(lambda: look(None), None, view, cancels=[painting], **EVENT)
-    parts.compare.click(compare, [page.model, opened, parts.other], [parts.pair, parts.compared], **EVENT)
+    async def _opened(self, model: str, content: bytes, scale: int) -> Opened:
+        grid, book = await self._page.asker.grid(model, content, scale)
+        picture = await asyncio.to_thread(open_picture, content, "the picture", 0)
+        return Opened(grid=grid, book=book, picture=picture)
 
 
 class _Parts:

@@ -48,8 +48,8 @@ def live_tab(page: Page) -> None:
             )  # fmt: skip
         with gr.Column(scale=3, min_width=280):
             frame = gr.Image(
-                label=say("frame"), show_label=False, interactive=False, height=260, buttons=[], alt_text=say("frame"), visible=False,
-                elem_id="frame", elem_classes="ot-picture",
+                label=say("frame"), show_label=False, interactive=False, height=260, buttons=[],
+                alt_text=say("frame"), visible=False, elem_id="frame", elem_classes="ot-picture",
             )  # fmt: skip
             line = gr.HTML(status(), elem_id="live-status")
             captions = gr.HTML(_listed(page, []), elem_id="captions")
