@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection
+from functools import cache
 from html import escape
 
 import gradio as gr
@@ -38,10 +39,7 @@ def mount_page(app: FastAPI, service: Service, keys: Collection[str] = ()) -> No
         service: that of the app; the page submits to it as the other routes do.
         keys: API keys; the page asks for one where there are some.
     """
-    # Pictures that readers send and get lie there until the process ends, an hour at most.
-    folder = tempfile.TemporaryDirectory(prefix="opentar-page-", ignore_cleanup_errors=True)
-    app.state.page_folder = folder
-    environment.for_page(folder.name)
+    environment.for_page(_folder().name)
     asker = Asker(service)
 
     async def choose(request: Request) -> Response:
@@ -73,6 +71,15 @@ def mount_page(app: FastAPI, service: Service, keys: Collection[str] = ()) -> No
         )
     app.add_middleware(Door, keys=keys, path=PATH)
     app.add_middleware(Cover, path=PATH, languages={"en": "en", "zh": "zh-CN"})
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Where pictures lie that readers send and get, an hour at most; it goes with the process.
+
+    One for all pages of a process: Gradio looks it up again for each file.
+    """
+    return tempfile.TemporaryDirectory(prefix="opentar-page-", ignore_cleanup_errors=True)
 
 
 async def _icon() -> Response:
