@@ -75,20 +75,24 @@ def keep(root: Path) -> Any:
 @pytest.mark.parametrize("size", WIDTHS)
 def test_draw_describe_and_draw_again(open_page, keep, size: str) -> None:
     page = open_page(WIDTHS[size])
-    draw(page, "a red apple", 3)
+    draw(page, "a yellow duck", 1)
     first = pixels(page, "#drawn")
     page.click("#describe")
-    told(page, "#described", "apple")
-    draw(page, "a yellow duck", 5)
+    told(page, "#described", "yellow")
+    # Whatever is still said of the duck does not end up below the apple.
+    draw(page, "a red apple", 3)
+    assert "yellow" not in page.inner_text("#described")
     assert pixels(page, "#drawn") != first
-    told(page, "#gallery", "seed 5")
+    told(page, "#gallery", "seed 3")
+    page.click("#describe")
+    told(page, "#described", "a red apple on a")
     keep(page, f"draw-{size}")
     # The gallery has the newest first; the older one is chosen, and drawn again.
     page.locator("#gallery button:has(img)").nth(1).click()
     page.wait_for_function("() => !document.querySelector('#described').innerText.trim()")
     page.click("#again")
     page.wait_for_function("() => document.querySelectorAll('#gallery button:has(img)').length === 3")
-    assert page.input_value("#prompt textarea") == "a red apple" and page.input_value("#seed input") == "3"
+    assert page.input_value("#prompt textarea") == "a yellow duck" and page.input_value("#seed input") == "1"
     assert pixels(page, "#drawn") == first, "the same seed, the same picture"
 
 

@@ -40,6 +40,9 @@ def theme() -> gr.themes.Base:
         button_secondary_border_color_dark="*neutral_600",
         button_border_width="1px",
         input_border_width="1px",
+        checkbox_border_color="*neutral_400",
+        checkbox_border_color_dark="*neutral_500",
+        checkbox_border_width="1px",
         input_border_color="*neutral_300",
         input_border_color_dark="*neutral_600",
         button_primary_background_fill="*primary_600",
@@ -64,6 +67,7 @@ CSS = """
 .ot-buttons { display: grid !important; gap: .5rem; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); }
 #codes, #codes > * { padding: 0 !important; }
 .html-container:has(> .prose > .ot-status), .html-container:has(.ot-code) { padding: 0 .25rem !important; }
+.ot-buttons button { height: 100%; }
 .ot-sides { gap: 1.25rem; }
 .ot-sides > .column { gap: .75rem; }
 .ot-status { margin: 0; min-height: 1.4em; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }

@@ -64,6 +64,10 @@ def draw_tab(page: Page) -> DrawTab:
         one = pictures[len(pictures) - 1 - event.index] if event.index < len(pictures) else None
         return one, one.picture if one else None, status()
 
+    describing = parts.describe.click(describe, [page.model, chosen], parts.about, **EVENT)
+    # A description that still grows would end up below another picture.
+    others = [parts.prompt.submit, parts.draw.click, parts.again.click, parts.gallery.select]
+    gr.on(others, None, None, None, cancels=[describing], queue=False, api_visibility="private")
     running = gr.on([parts.prompt.submit, parts.draw.click], draw, asked, shown, **EVENT)
     follow = parts.again.click(again, [chosen, parts.random], [parts.prompt, parts.seed, parts.random], **EVENT)
     repeated = follow.then(draw, asked, shown, **EVENT)
@@ -73,7 +77,6 @@ def draw_tab(page: Page) -> DrawTab:
         lambda: (status(say("stopped")), *buttons), None, ended, cancels=[running, repeated], queue=False,
         api_visibility="private",
     )  # fmt: skip
-    parts.describe.click(describe, [page.model, chosen], parts.about, **EVENT)
     parts.gallery.select(choose, drawn, [chosen, parts.picture, parts.about], **EVENT)
     page.model.change(lambda model: _of_model(page, model), page.model, options, **EVENT)
     return DrawTab(chosen=chosen, see_codes=parts.see_codes, ask_about=parts.ask_about)
