@@ -33,6 +33,7 @@ _COMMANDS = {
     "chat": ("chat:chat", "Ask and draw in a loop; the model is loaded once."),
     "tokens": ("read:tokens", "Print the codes of a picture with the words nearest to them."),
     "serve": ("serve:serve", "Serve models over HTTP, in the shapes of OpenAI's API."),
+    "ui": ("serve:ui", "Open a page to draw, ask and look at the codes, in a browser."),
     "train": ("work:train", "Train a model with a recipe, every stage or some."),
     "eval": ("work:evaluate", "Measure a model: drawing and reading on held-out combinations."),
     "bench": ("bench:bench", "Measure this machine, and a model on it beside the published way."),

@@ -95,6 +95,12 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
+def for_page(folder: str) -> None:
+    """Tell Gradio to keep its files in `folder` and to send nothing to anybody; before a page is built."""
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
 def share_cores() -> None:
     """Let threads of OpenMP that wait for each other sleep soon, which costs nothing on a quiet machine; before torch.
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from opentar.core.errors import OpenTarError
-from opentar.engine.jobs import job_of
+from opentar.engine.jobs import Job, job_of
 from opentar.serve.events import Chosen, Code, Ended, Event, Picture, Preview, Token
 from opentar.serve.models import Entry, ServedModel
 from opentar.serve.painter import told
@@ -129,6 +129,22 @@ class Admission:
         self._waiting = deque(units[self.count :])
         for unit in units[: self.count]:
             self._service.worker.add(unit)
+
+    def paint(self, works: Sequence[Draw], codes: Sequence[tuple[int, ...]]) -> None:
+        """Begin pictures whose codes are known already: no engine takes part, they wait for the painter alone.
+
+        Their prompts do not matter. Raises LimitError where there are more or fewer than were admitted.
+        """
+        if not len(works) == len(codes) == self.count:
+            raise LimitError(f"{len(works)} pictures were asked for and {self.count} admitted")
+        model, tickets = self.model, self._service.tickets
+        for index, (work, row) in enumerate(zip(works, codes, strict=True)):
+            unit = Unit(index, work, Job(next(tickets), work.request, []), model, self._post)
+            unit.codes = row
+            self._units.append(unit)
+        self._left = len(self._units)
+        for unit in self._units:
+            self._service.painter.add(unit)
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return self
