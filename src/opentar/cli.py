@@ -30,7 +30,7 @@ _COMMANDS = {
     "ask": ("read:ask", "Answer a question about a picture."),
     "describe": ("read:describe", "Describe one or several pictures."),
     "caption": ("caption:caption", "Caption many pictures into a file; goes on where it was interrupted."),
-    "chat": ("chat:chat", "Ask and draw in a loop; the model is loaded once."),
+    "chat": ("chat:chat", "Ask and draw in a loop, with a model here or on a server."),
     "tokens": ("read:tokens", "Print the codes of a picture with the words nearest to them."),
     "serve": ("serve:serve", "Serve models over HTTP, in the shapes of OpenAI's API."),
     "ui": ("serve:ui", "Open a page to draw, ask and look at the codes, in a browser."),

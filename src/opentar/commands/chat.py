@@ -1,4 +1,4 @@
-"""`opentar chat`: one start, many questions and drawings."""
+"""`opentar chat`: one start, many questions and drawings, with a model here or on a server."""
 
 import contextlib
 import sys
@@ -13,6 +13,7 @@ from opentar.commands.draw import tell
 from opentar.commands.files import check_one_stdin, check_quotes, open_source, picture_source
 from opentar.commands.model import load
 from opentar.commands.output import Output
+from opentar.commands.remote import Remote
 from opentar.commands.saving import picture_places, save
 from opentar.core import environment
 from opentar.core.errors import ConfigError, ImageError, OpenTarError, PromptError, nearest, shown
@@ -32,31 +33,63 @@ _MAX_LINE_BYTES = 100_000
 def chat(
     *images: Annotated[str, Parameter(help="Pictures to start with, shown together.")],
     seed: options.Seed = 0,
-    model: options.Model = "nano",
+    server: Annotated[
+        str | None, Parameter(help="Address of a running server whose model is used, such as http://127.0.0.1:8000.")
+    ] = None,
+    api_key: Annotated[str | None, Parameter(help="Key of that server. Better: the variable OPENTAR_API_KEY.")] = None,
+    model: Annotated[
+        str | None,
+        Parameter(
+            name=["--model", "-m"],
+            help="Name of a bundled or fetched model, a model folder, or a model of the server. "
+            "Default: nano, or the first of the server.",
+        ),
+    ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     engine: options.LanguageEngine = None,
 ) -> None:
-    """Ask about pictures and draw them in a loop; the model is loaded once. /help lists the commands."""
+    """Ask about pictures and draw them in a loop; the model is loaded once. /help lists the commands.
+
+    With --server the model of a running `opentar serve` answers, and none is loaded here.
+    """
     output = Output()
     if "-" in images:
         raise ImageError("a picture cannot come from stdin here, where the questions come from; name picture files")
     check_range("seed", seed, 0, MAX_SEED, whole=True)
     check_quotes(images)
+    _check_place(server, api_key, {"device": device, "dtype": dtype, "engine": engine})
     with output.working():
         pictures = [open_source(picture_source(name)) for name in images]
-        tar = load(model, device, dtype, engine)
+        tar: Tar | Remote
+        if server is None:
+            tar = load("nano" if model is None else model, device, dtype, engine)
+            name = tar.parts.config.name
+        else:
+            tar = Remote(server, environment.api_key() if api_key is None else api_key, model)
+            name = f"{tar.name} on {server}"
     talk = _Talk(output, tar, pictures, seed)
-    for line in _lines(output, f"{tar.parts.config.name}: a question, /draw PROMPT or /help; Ctrl-D leaves"):
+    for line in _lines(output, f"{name}: a question, /draw PROMPT or /help; Ctrl-D leaves"):
         with _going_on(output):
             if talk.turn(line):
                 return
 
 
+def _check_place(server: str | None, api_key: str | None, own: dict[str, str | None]) -> None:
+    """Raises ConfigError for options that mean nothing where the model is."""
+    if server is None:
+        if api_key is not None:
+            raise ConfigError("--api-key is the key of a server; name it with --server, or leave the key out")
+        return
+    for name, value in own.items():
+        if value is not None:
+            raise ConfigError(f"--{name} is chosen where the server is started; leave it out beside --server")
+
+
 class _Talk:
     """The current picture and seed, and what a line does."""
 
-    def __init__(self, output: Output, tar: "Tar", pictures: list[Any], seed: int) -> None:
+    def __init__(self, output: Output, tar: "Tar | Remote", pictures: list[Any], seed: int) -> None:
         self.output, self.tar, self.pictures, self.seed = output, tar, pictures, seed
         self.commands: dict[str, Callable[[str], None]] = {
             "draw": self.draw,

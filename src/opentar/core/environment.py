@@ -4,7 +4,7 @@
 |---|---|
 | OPENTAR_CACHE | folder for downloaded models and built data; default: the user's cache folder |
 | OPENTAR_DEVICE | device used when none is named on the call: cpu, cuda, mps |
-| OPENTAR_API_KEY | key that requests to the server must carry |
+| OPENTAR_API_KEY | key that requests to the server must carry, and that our own client sends |
 | OPENTAR_DEBUG | 1: the command line shows tracebacks of user errors too |
 | OPENTAR_TERMINAL_PICTURES | 0: never draw pictures in the terminal |
 | OMP_NUM_THREADS | threads of one process |
