@@ -3,9 +3,12 @@
 import contextlib
 import http.server
 import io
+import os
+import signal
 import socket
 import sys
 import threading
+import time
 
 import pytest
 from PIL import Image
@@ -123,6 +126,33 @@ def test_what_it_draws_is_the_picture_of_the_seed(live, talk, tmp_path, tiny_mod
         assert there.info["prompt"] == PROMPT and there.info["seed"] == str(seed)
 
 
+def test_words_that_are_left_out_are_told(nano, talk):
+    code, _, err = talk(["/draw a purple zeppelin car", "/draw A purple car"], "--server", nano.url)
+    assert code == 0
+    assert [line for line in err.splitlines() if "warning" in line] == ["warning: the server drew 'a purple car'"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_interrupt_ends_the_drawing_on_the_server_and_not_the_talk(live, talk, file, slowly):
+    slowly(0.2)
+    main_thread = threading.get_ident()
+
+    def interrupt() -> None:
+        while not live.service.active:
+            time.sleep(0.01)
+        signal.pthread_kill(main_thread, signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt, daemon=True)
+    interrupter.start()
+    code, out, err = talk([f"/draw {PROMPT}", "/seed x", f"/open {file}"], "--server", live.url)
+    interrupter.join(10)
+    assert code == 0 and not out.count("opentar.png")
+    notes = err.splitlines()
+    assert notes[0].startswith("interrupted") and "'x' is not a whole number" in notes[1]
+    assert f"{file}: 40 x 30" in out
+    assert live.idle()
+
+
 def test_an_error_of_the_server_ends_nothing(live, talk, file):
     code, out, err = talk(["/draw ?!", "red?", "/help"], file, "--server", live.url, "-m", "tiny")
     assert code == 0
@@ -184,7 +214,7 @@ def test_something_else_answers(status, body, told):
 
 
 def test_an_answer_without_what_was_asked():
-    with answering(200, b'{"data": [{"id": "one"}]}') as url:
+    with answering(200, b'{"data": [{"id": "one"}], "choices": [{"message": {"content": null}}]}') as url:
         remote = Remote(url)
         with pytest.raises(ServerError, match="has no picture"):
             remote.generate(PROMPT)

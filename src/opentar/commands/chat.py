@@ -69,10 +69,14 @@ def chat(
             tar = Remote(server, environment.api_key() if api_key is None else api_key, model)
             name = f"{tar.name} on {server}"
     talk = _Talk(output, tar, pictures, seed)
-    for line in _lines(output, f"{name}: a question, /draw PROMPT or /help; Ctrl-D leaves"):
-        with _going_on(output):
-            if talk.turn(line):
-                return
+    try:
+        for line in _lines(output, f"{name}: a question, /draw PROMPT or /help; Ctrl-D leaves"):
+            with _going_on(output):
+                if talk.turn(line):
+                    return
+    finally:
+        if isinstance(tar, Remote):
+            tar.close()
 
 
 def _check_place(server: str | None, api_key: str | None, own: dict[str, str | None]) -> None:

@@ -62,8 +62,9 @@ class Remote:
         body = {"model": self.name, "messages": [{"role": "user", "content": content}]}
         told = self._told("POST", "/v1/chat/completions", body)
         try:
-            return str(told["choices"][0]["message"]["content"]).strip()
-        except (LookupError, TypeError) as error:
+            said: str = told["choices"][0]["message"]["content"]
+            return said.strip()
+        except (LookupError, TypeError, AttributeError) as error:
             raise self._stranger("its answer has no text") from error
 
     def generate(self, prompt: str, *, seed: int = 0, callback_on_step_end: "Progress | None" = None) -> "list[Image]":
@@ -115,7 +116,7 @@ class Remote:
 
         try:
             response = self._http.request(method, path, json=body)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise ServerError(
                 f"no server answers at {self._url} ({_reason(error)}); check the address, or start one: opentar serve"
             ) from error
