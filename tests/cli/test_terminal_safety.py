@@ -62,7 +62,7 @@ def _calls(model, picture):
         ("reconstruct",): [(picture, *own), (HOSTILE,), (picture, "--out", HOSTILE)],
         ("ask",): [(picture, HOSTILE, *own), (picture, picture, HOSTILE), (picture, "a", HOSTILE)],
         ("describe",): [(picture, picture), (HOSTILE,), (picture, f"--{HOSTILE}")],
-        ("chat",): [(picture, *own), (HOSTILE,)],
+        ("chat",): [(picture, *own), (HOSTILE,), ("--server", HOSTILE), ("--server", f"http://{HOSTILE}")],
         ("tokens",): [(picture, *own), (picture, "--scale", HOSTILE)],
         ("train",): [(HOSTILE, "--out", "x"), ("nano", "--out", "x", "--stage", HOSTILE)],
         ("eval",): [(HOSTILE,), (model, "--out", picture)],
