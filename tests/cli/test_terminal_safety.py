@@ -85,6 +85,7 @@ def _calls(model, picture):
         ("caption",): [(HOSTILE, "--out", "c.jsonl"), (picture, "--out", f"{HOSTILE}.txt", "--model", model)],
         ("refine",): [(picture, "--model", model, "--out", HOSTILE), (HOSTILE,)],
         ("serve",): [("--model", HOSTILE), ("--host", HOSTILE)],
+        ("ui",): [("--model", HOSTILE), ("--host", HOSTILE)],
         ("quantize",): [(model, "--to", HOSTILE, "--out", "q"), (HOSTILE, "--to", "int8", "--out", "q")],
     }
 
