@@ -33,6 +33,10 @@ class ImageError(OpenTarError):
     """A picture that was given cannot be read or is not accepted."""
 
 
+class ImageSizeError(ImageError):
+    """A picture has more pixels or bytes than are read."""
+
+
 class PromptError(OpenTarError):
     """A text that was given cannot be used."""
 

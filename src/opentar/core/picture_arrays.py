@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from opentar.core.errors import ImageError
+from opentar.core.errors import ImageError, ImageSizeError
 from opentar.core.picture_depth import scaled, white_of
 
 _CHANNELS = (1, 3, 4)
@@ -44,7 +44,7 @@ def picture_of(source: Any, name: str, max_pixels: int) -> Image.Image:
     if array.shape[0] * array.shape[1] > max_pixels:
         size = f"{array.shape[1]}x{array.shape[0]}"
         limit = max_pixels // 10**6
-        raise ImageError(f"{name} has {size} pixels; at most {limit} megapixels are read: make it smaller")
+        raise ImageSizeError(f"{name} has {size} pixels; at most {limit} megapixels are read: make it smaller")
     values = _eight_bit(array, name)
     return Image.fromarray(
         np.ascontiguousarray(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values)

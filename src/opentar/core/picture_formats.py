@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin, features
 
-from opentar.core.errors import ImageError, OutputError, shown
+from opentar.core.errors import ImageError, ImageSizeError, OutputError, shown
 from opentar.core.picture_decoders import READ
 from opentar.core.pictures import MAX_FILE_BYTES, open_picture
 
@@ -117,7 +117,7 @@ def read_facts(path: str | Path) -> PictureFacts:
         if not Path(path).is_file():
             raise ImageError(f"{name} is not a picture file; give the path of one")
         if Path(path).stat().st_size > MAX_FILE_BYTES:
-            raise ImageError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB; give a smaller picture")
+            raise ImageSizeError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB; give a smaller picture")
         content = Path(path).read_bytes()
     except OSError as error:
         raise ImageError(f"{name} cannot be read ({error.strerror}); check the name and its permissions") from error

@@ -15,7 +15,7 @@ from typing import IO, Any
 from PIL import Image
 
 from opentar.core.config import plain_number
-from opentar.core.errors import ImageError, shown
+from opentar.core.errors import ImageError, ImageSizeError, shown
 from opentar.core.picture_arrays import is_array, picture_of
 from opentar.core.picture_colour import from_lab, in_srgb
 from opentar.core.picture_decoders import COMMON, HEIF, READ, STILL, heif_installed, is_heif
@@ -54,8 +54,8 @@ def open_picture(source: Source, name: str = "the picture", frame: int | None = 
             there are more.
 
     Raises:
-        ImageError: missing, not a picture, damaged, over 40 megapixels or under 2 pixels a side, or without such a
-            frame.
+        ImageError: missing, not a picture, damaged, under 2 pixels a side, or without such a frame.
+        ImageSizeError: one of them, for more than 40 megapixels or 128 MiB.
     """
     frame = plain_number(frame)
     if frame is not None and (not isinstance(frame, int) or isinstance(frame, bool) or frame < 0):
@@ -123,7 +123,7 @@ def _file_bytes(source: str | Path) -> bytes:
         if not path.is_file():
             raise ImageError(f"{name} is not an ordinary file; give the path of a {COMMON} picture")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ImageError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB; give a smaller picture")
+            raise ImageSizeError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB; give a smaller picture")
         return path.read_bytes()
     except ImageError:
         raise
@@ -136,7 +136,7 @@ def _file_bytes(source: str | Path) -> bytes:
 def _header(content: bytes, name: str) -> Image.Image:
     """Open without decoding. Pillow's own size check only warns or has a far larger limit; both become one line."""
     if len(content) > MAX_FILE_BYTES:
-        raise ImageError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB; give a smaller picture")
+        raise ImageSizeError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB; give a smaller picture")
     kinds = list(READ)
     if is_heif(content):
         if not heif_installed():
@@ -150,7 +150,7 @@ def _header(content: bytes, name: str) -> Image.Image:
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content), formats=kinds)
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is far over {MAX_PIXELS // 10**6} megapixels; give a smaller picture") from error
+        raise ImageSizeError(f"{name} is far over {MAX_PIXELS // 10**6} megapixels; give a smaller picture") from error
     # Decoders raise nearly anything on hostile bytes; their texts hold addresses and are not passed on.
     except Exception as error:
         raise ImageError(f"{name} is not a picture that OpenTar reads; give a {COMMON} file") from error
@@ -158,7 +158,7 @@ def _header(content: bytes, name: str) -> Image.Image:
         _check_nested(content, name)
     if (image.format == "XPM" or content[:2] in (b"P1", b"P2", b"P3")) and len(content) > MAX_TEXT_KIND_BYTES:
         limit = MAX_TEXT_KIND_BYTES >> 20
-        raise ImageError(f"{name} is a picture in text of more than {limit} MiB; save it as PNG")
+        raise ImageSizeError(f"{name} is a picture in text of more than {limit} MiB; save it as PNG")
     return image
 
 
@@ -177,7 +177,9 @@ def _check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 10**6
-        raise ImageError(f"{name} has {width}x{height} pixels; at most {limit} megapixels are read: make it smaller")
+        raise ImageSizeError(
+            f"{name} has {width}x{height} pixels; at most {limit} megapixels are read: make it smaller"
+        )
 
 
 def _checked_rgb(image: Image.Image, name: str, frame: int | None, beside: Cleaned | None = None) -> Image.Image:

@@ -12,7 +12,15 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from opentar.core.errors import ConfigError, ImageError, ModelError, NoMemoryError, OpenTarError, PromptError
+from opentar.core.errors import (
+    ConfigError,
+    ImageError,
+    ImageSizeError,
+    ModelError,
+    NoMemoryError,
+    OpenTarError,
+    PromptError,
+)
 from opentar.serve.refused import (
     BusyError,
     InternalError,
@@ -34,7 +42,7 @@ _CODES = {
     408: "request_timeout",
     413: "request_too_large",
     415: "unsupported_media_type",
-    429: "server_overloaded",
+    429: "rate_limit_exceeded",
 }
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -99,7 +107,7 @@ def api_error(error: Exception, param: str | None = None) -> ApiError:
         case LeavingError(seconds=seconds):
             return ApiError(503, str(error), "server_unavailable", headers={"Retry-After": str(seconds)})
         case BusyError(seconds=seconds):
-            return ApiError(429, str(error), headers={"Retry-After": str(seconds)})
+            return ApiError(503, str(error), "server_overloaded", headers={"Retry-After": str(seconds)})
         case UnknownModelError():
             return ApiError(404, str(error), "model_not_found", "model")
         case UnsupportedError():
@@ -114,6 +122,8 @@ def api_error(error: Exception, param: str | None = None) -> ApiError:
             return ApiError(503, str(error), "out_of_memory", headers={"Retry-After": "5"})
         case InternalError():
             return ApiError(500, str(error), "internal_error")
+        case ImageSizeError():
+            return ApiError(400, str(error), "image_too_large", param)
         case ImageError():
             return ApiError(400, str(error), "invalid_image", param)
         case PromptError():

@@ -60,9 +60,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         405: "Not this method.",
         408: "The body took too long to come.",
         413: "Too large.",
-        429: "Too many requests wait; Retry-After says when to try again.",
         500: "The server failed.",
-        503: "Not ready, about to end, or out of memory.",
+        503: "Too many requests wait, the server is not ready or about to end, or memory ran out; see Retry-After.",
         504: "The request took longer than a request may.",
     }.items()
 }
