@@ -35,8 +35,8 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _SAMPLE_FORMAT, _UNSIGNED = 339, 1
 _PNG_HEADER = b"IHDR"
-_NESTED = ("ICO", "CUR", "ICNS")
-"""Kinds that hold whole PNG files, whose own headers Pillow believes."""
+_NESTED = (b"\0\0\1\0", b"\0\0\2\0", b"icns")
+"""How ICO, CUR and ICNS begin: they hold whole PNG files, whose own headers Pillow believes."""
 
 
 class FramesWarning(UserWarning):
@@ -145,6 +145,9 @@ def _header(content: bytes, name: str) -> Image.Image:
                 "'opentar[heif]', or save the picture as JPEG"
             )
         kinds = [HEIF]
+    if content[:4] in _NESTED:
+        # Pillow decodes an ICO when it opens it.
+        _check_nested(content, name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -154,8 +157,6 @@ def _header(content: bytes, name: str) -> Image.Image:
     # Decoders raise nearly anything on hostile bytes; their texts hold addresses and are not passed on.
     except Exception as error:
         raise ImageError(f"{name} is not a picture that OpenTar reads; give a {COMMON} file") from error
-    if image.format in _NESTED:
-        _check_nested(content, name)
     if (image.format == "XPM" or content[:2] in (b"P1", b"P2", b"P3")) and len(content) > MAX_TEXT_KIND_BYTES:
         limit = MAX_TEXT_KIND_BYTES >> 20
         raise ImageSizeError(f"{name} is a picture in text of more than {limit} MiB; save it as PNG")
