@@ -19,6 +19,7 @@ from opentar.serve.app import create_app
 from opentar.serve.limits import Limits
 from opentar.serve.models import Shelf
 from opentar.serve.policy import DEFAULT, Policy
+from opentar.serve.rate import Rate
 from opentar.serve.run import Server, bind
 from opentar.serve.service import Service
 
@@ -53,11 +54,15 @@ class Live:
 
 @contextlib.contextmanager
 def _serving(
-    models: dict[str, Any], keys: tuple[str, ...] = (), policy: Policy = DEFAULT, **limits: Any
+    models: dict[str, Any],
+    keys: tuple[str, ...] = (),
+    policy: Policy = DEFAULT,
+    rate: Rate | None = None,
+    **limits: Any,
 ) -> Iterator[Live]:
     bounds = Limits(**limits)
     service = Service(Shelf(models, memory=bounds.memory, batch=bounds.batch), bounds)
-    app = create_app(service, keys=keys, hosts=("127.0.0.1", "localhost"), policy=policy)
+    app = create_app(service, keys=keys, hosts=("127.0.0.1", "localhost"), policy=policy, rate=rate)
     bound = bind("127.0.0.1", 0)
     started = threading.Event()
     server = Server(app, grace=5, on_start=started.set)

@@ -153,6 +153,8 @@ def test_a_second_signal_ends_at_once(tiny_model) -> None:
         (["--timeout", "0"], "seconds is 0"),
         (["--grace", "-1"], "grace"),
         (["--api-key", " "], "empty"),
+        (["--api-key", "k", "--api-key", ""], "empty"),
+        (["--rate", "0"], "the rate is 0"),
         (["--device", "tpu"], "tpu"),
     ],
 )

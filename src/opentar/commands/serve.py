@@ -31,7 +31,11 @@ Models = Annotated[
     ),
 ]
 Host = Annotated[str, Parameter(help="Address to listen on.")]
-Key = Annotated[str | None, Parameter(help="Key that requests must carry. Better: the variable OPENTAR_API_KEY.")]
+Key = Annotated[
+    list[str] | None,
+    Parameter(help="Key that requests must carry; may be repeated. Better: the variable OPENTAR_API_KEY."),
+]
+PerMinute = Annotated[int | None, Parameter(help="Requests that each key has in a minute. Default: any number.")]
 Insecure = Annotated[bool, Parameter(help="Listen on an address that others reach without any key.")]
 Memory = Annotated[
     str | None, Parameter(help="Room for models, such as 8GB; those not used for longest make room. Default: all.")
@@ -44,6 +48,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port to listen on; 0 takes a free one.")] = 8000,
     api_key: Key = None,
+    rate: PerMinute = None,
     insecure: Insecure = False,
     memory: Memory = None,
     batch: Annotated[int, Parameter(help="Answers of one model that are made side by side.")] = 16,
@@ -69,11 +74,13 @@ def serve(
         from opentar.serve.limits import Limits
         from opentar.serve.models import Shelf
         from opentar.serve.policy import DEFAULT, read_policy
+        from opentar.serve.rate import Rate
         from opentar.serve.run import Server, allowed_hosts, bind
         from opentar.serve.service import Service
 
         hosts = allowed_hosts(host, keys, insecure)
         asks = DEFAULT if policy is None else read_policy(policy)
+        each = None if rate is None else Rate(rate)
         limits = Limits(batch=batch, queue=queue, seconds=timeout, memory=_bytes(memory))
         shelf = Shelf(names, memory=limits.memory, batch=batch, device=device, dtype=dtype, engine=engine)
         shelf.entry(asks.model)
@@ -82,7 +89,7 @@ def serve(
         shelf.take(shelf.entry(None))
         shelf.give_back(shelf.entry(None))
         url, service = _url(host, bound), Service(shelf, limits)
-        app = create_app(service, keys=keys, hosts=hosts, policy=asks)
+        app = create_app(service, keys=keys, hosts=hosts, policy=asks, rate=each)
         told = f"serving {', '.join(names)} on {url}/v1"
         if ui:
             _show_page(app, service, keys)
@@ -148,11 +155,14 @@ def _check(port: int, grace: float) -> None:
         raise ConfigError(f"grace is {grace}; give 0 seconds or more")
 
 
-def _keys(given: str | None) -> list[str]:
-    key = given if given is not None else environment.api_key()
-    if key is not None and not key.strip():
-        raise ConfigError("the API key is empty; give one, or leave it out")
-    return [] if key is None else [key]
+def _keys(given: list[str] | None) -> list[str]:
+    """No key has a space in it: the header that carries one could not. Raises ConfigError for an empty one."""
+    told = environment.api_keys()
+    keys = given or ([] if told is None else told.split() or [""])
+    for key in keys:
+        if not key.strip():
+            raise ConfigError("the API key is empty; give one, or leave it out")
+    return keys
 
 
 def _named(models: list[str]) -> dict[str, str]:

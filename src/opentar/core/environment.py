@@ -61,9 +61,14 @@ def device_name() -> str | None:
     return os.environ.get("OPENTAR_DEVICE") or None
 
 
-def api_key() -> str | None:
-    """The key that requests to the server must carry, or None."""
+def api_keys() -> str | None:
+    """The keys that requests to the server may carry, separated by spaces, or None."""
     return os.environ.get("OPENTAR_API_KEY") or None
+
+
+def api_key() -> str | None:
+    """The first of those keys, which a client of ours sends, or None."""
+    return next(iter((api_keys() or "").split()), None)
 
 
 def threads() -> int | None:

@@ -15,6 +15,7 @@ from opentar import __version__
 from opentar.serve import errors
 from opentar.serve.guard import OPEN_PATHS, Bounded, Gate, Numbered
 from opentar.serve.policy import DEFAULT, Policy
+from opentar.serve.rate import Rate
 from opentar.serve.routes import chat, decisions, health, images, models, moderations, responses
 from opentar.serve.service import Service
 from opentar.serve.stored import ResponseStore
@@ -29,6 +30,7 @@ def create_app(
     keys: Collection[str] = (),
     hosts: Collection[str] | None = None,
     policy: Policy = DEFAULT,
+    rate: Rate | None = None,
 ) -> FastAPI:
     """An app that starts the service with itself and closes it when it ends.
 
@@ -37,6 +39,7 @@ def create_app(
         keys: API keys that are let in; none lets everybody in.
         hosts: names that the Host header may have; None allows all.
         policy: what `/v1/moderations` asks.
+        rate: how often each key may ask; None is any number of times.
 
     Raises UnknownModelError where the policy names a model that is not served.
     """
@@ -70,7 +73,7 @@ def create_app(
         app.include_router(family.router)
     # The last one added is the outermost.
     app.add_middleware(Bounded, limits=service.limits)
-    app.add_middleware(Gate, keys=keys, hosts=hosts)
+    app.add_middleware(Gate, keys=keys, hosts=hosts, rate=rate)
     app.add_middleware(Numbered, metrics=service.metrics)
     return app
 

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from opentar.serve.errors import ApiError, api_error
 from opentar.serve.limits import Limits
 from opentar.serve.metrics import Metrics
+from opentar.serve.rate import Rate
 from opentar.serve.reply import ClientGone
 
 _LOG = logging.getLogger(__name__)
@@ -75,10 +76,17 @@ class Gate:
         keys: what `Authorization: Bearer KEY` may carry; none lets everybody in.
         hosts: names that the Host header may have; None allows all. A page that had its own name pointed at this
             machine (DNS rebinding) is found by it.
+        rate: how often each key may ask; None is any number of times. Without keys all share one.
     """
 
-    def __init__(self, app: ASGIApp, keys: Collection[str] = (), hosts: Collection[str] | None = None) -> None:
-        self._app, self._hosts = app, hosts
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Collection[str] = (),
+        hosts: Collection[str] | None = None,
+        rate: Rate | None = None,
+    ) -> None:
+        self._app, self._hosts, self._rate = app, hosts, rate
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,16 +110,26 @@ class Gate:
         origin = headers.get("origin")
         if origin is not None and (not host or origin.partition("://")[2] != host):
             return ApiError(403, "requests from other web pages are not answered", "wrong_origin")
-        if not self._keys or path in OPEN_PATHS:
+        if path in OPEN_PATHS:
             return None
+        if not self._keys:
+            return self._too_often(b"")
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = hashlib.sha256(key.encode()).digest()
         # Every key is compared, and digests of one length, so that the time tells nothing.
         known = [hmac.compare_digest(given, own) for own in self._keys]
         if scheme == "Bearer" and any(known):
-            return None
+            return self._too_often(given)
         told = "the API key is wrong" if key else "an API key is needed; send Authorization: Bearer KEY"
         return ApiError(401, told, headers={"WWW-Authenticate": "Bearer"})
+
+    def _too_often(self, key: bytes) -> ApiError | None:
+        seconds = self._rate.wait(key) if self._rate is not None else 0
+        if not seconds:
+            return None
+        assert self._rate is not None
+        told = f"{self._rate.per_minute} requests a minute are answered to one key; try again in {seconds} seconds"
+        return ApiError(429, told, headers={"Retry-After": str(seconds)})
 
 
 class Bounded:

@@ -60,13 +60,14 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         405: "Not this method.",
         408: "The body took too long to come.",
         413: "Too large.",
+        429: "This key has asked too often; Retry-After says when to try again.",
         500: "The server failed.",
         503: "Too many requests wait, the server is not ready or about to end, or memory ran out; see Retry-After.",
         504: "The request took longer than a request may.",
     }.items()
 }
 """For the OpenAPI document of every route that runs a model."""
-FEW_ERRORS: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 403, 405, 500)}
+FEW_ERRORS: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 403, 405, 429, 500)}
 """Of every other one."""
 
 
