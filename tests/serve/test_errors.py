@@ -4,6 +4,8 @@ import json
 import re
 import socket
 import time
+import urllib.error
+import urllib.request
 
 import openai
 import pytest
@@ -134,6 +136,7 @@ def test_logs_hold_nothing_of_a_request(serving, png, as_url, monkeypatch, caplo
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("broken")
 
+    monkeypatch.setenv("HF_TOKEN", "hf_ofthehub")
     secrets = {"key": "sesame-key", "prompt": "an embarrassing dog", "picture": as_url(png)}
     shown = {"type": "image_url", "image_url": {"url": secrets["picture"]}}
     bodies = [
@@ -154,8 +157,12 @@ def test_logs_hold_nothing_of_a_request(serving, png, as_url, monkeypatch, caplo
             assert response.status_code == 500, response.text
             texts.append(response.text)
         texts.append(live.http.get("/metrics", headers=headers).text)
+        # In an address, where no key belongs; by a client that writes no log of its own.
+        with pytest.raises(urllib.error.HTTPError) as told:
+            urllib.request.urlopen(f"{live.url}/v1/models?api_key=sesame-key")
+        texts.append(told.value.read().decode())
     assert "broken" in caplog.text
-    for secret in (secrets["key"], secrets["prompt"], secrets["picture"][40:90]):
+    for secret in (secrets["key"], secrets["prompt"], secrets["picture"][40:90], "hf_ofthehub"):
         assert secret not in caplog.text
         assert not [text for text in texts if secret in text]
 
