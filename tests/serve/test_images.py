@@ -69,7 +69,7 @@ def test_a_setting_changes_the_picture(live) -> None:
 
     plain = opened(drawn()).tobytes()
     assert opened(drawn()).tobytes() == plain
-    for change in ({"detok": "ar"}, {"steps": 1}, {"temperature": 0.0}, {"detok_guidance": 9.0}, {"seed": 2}):
+    for change in ({"detok": "ar"}, {"steps": 8}, {"temperature": 0.0}, {"detok_guidance": 9.0}, {"seed": 2}):
         assert opened(drawn(**change)).tobytes() != plain, change
 
 
