@@ -23,7 +23,7 @@ from opentar.core.folder import MANIFEST, atomic_folder, verify
 from opentar.core.remembered import is_own
 from opentar.image_to_tokens.encoder import VisionEncoder
 from opentar.image_to_tokens.openvino_graph import GROUP, VERSION, tower_graph
-from opentar.nn.openvino_library import openvino_library
+from opentar.nn.openvino_library import core, openvino_library
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 _FACTS, _GRAPH, _WEIGHTS = "made_of.json", "tower.xml", "tower.bin"
@@ -51,7 +51,7 @@ class OpenVINOTower:
             )
         openvino = openvino_library("this encoder")
         self.precision, self.config = precision, encoder.config
-        core = openvino.Core()
+        shared = core(openvino)
         narrow = precision != "float32" and has_bf16_cpu()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -61,9 +61,9 @@ class OpenVINOTower:
         if precision == "int8":
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(GROUP)
         try:
-            graph = _int8_graph(core, openvino, encoder, part) if precision == "int8" else None
+            graph = _int8_graph(shared, openvino, encoder, part) if precision == "int8" else None
             graph = tower_graph(encoder, int8=False) if graph is None else graph
-            self._request = core.compile_model(graph, "CPU", settings).create_infer_request()
+            self._request = shared.compile_model(graph, "CPU", settings).create_infer_request()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:160]
             raise ModelError(f"OpenVINO cannot run this encoder ({reason}); use the torch one") from error
@@ -87,7 +87,7 @@ class OpenVINOTower:
         return torch.cat(parts) if parts else torch.zeros(0, self.config.cells, self.config.hidden_size)
 
 
-def _int8_graph(core: Any, openvino: Any, encoder: VisionEncoder, part: Path | None) -> Any:
+def _int8_graph(shared: Any, openvino: Any, encoder: VisionEncoder, part: Path | None) -> Any:
     """The graph with int8 weights, from the cache where it fits this part."""
     place = None
     if part is not None:
@@ -97,7 +97,7 @@ def _int8_graph(core: Any, openvino: Any, encoder: VisionEncoder, part: Path | N
             place = environment.cache_dir() / "openvino" / f"tower-{facts['part'][:16]}"
     if place is None:
         return tower_graph(encoder, int8=True)
-    found = _cached(core, place, facts)
+    found = _cached(shared, place, facts)
     if found is not None:
         return found
     graph = tower_graph(encoder, int8=True)
@@ -121,7 +121,7 @@ def _facts(openvino: Any, encoder: VisionEncoder, part: Path) -> dict[str, Any]:
     }
 
 
-def _cached(core: Any, place: Path, facts: dict[str, Any]) -> Any:
+def _cached(shared: Any, place: Path, facts: dict[str, Any]) -> Any:
     """The graph in `place`, or None where there is none that is whole, this user's and made of `facts`."""
     try:
         if not all(is_own((place / name).lstat()) for name in (_FACTS, _GRAPH, _WEIGHTS)):
@@ -129,6 +129,6 @@ def _cached(core: Any, place: Path, facts: dict[str, Any]) -> Any:
         if json.loads((place / _FACTS).read_bytes()) != facts:
             return None
         verify(place, remember=True)
-        return core.read_model(place / _GRAPH)
+        return shared.read_model(place / _GRAPH)
     except (OSError, ValueError, RecursionError, RuntimeError, OpenTarError):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,6 +28,17 @@ def openvino_library(what: str) -> Any:
     return openvino
 
 
+@cache
+def core(openvino: Any) -> Any:
+    """The one `openvino.Core` of this process.
+
+    It stays until the process ends. Where a processor has AMX, the first core gives its thread a larger stack for the
+    handlers of signals; once no core is left that memory is gone, and the next signal, such as SIGTERM, would end the
+    process with a fault.
+    """
+    return openvino.Core()
+
+
 class Compiled:
     """A graph that runs on the CPU; its weights are shared by all that `again` makes.
 
@@ -44,7 +56,7 @@ class Compiled:
         self._what = what
         plain = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
         try:
-            self._compiled = openvino.Core().compile_model(graph, "CPU", plain | dict(settings))
+            self._compiled = core(openvino).compile_model(graph, "CPU", plain | dict(settings))
             self._request = self._compiled.create_infer_request()
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot run {what} ({_reason(error)}); use the torch engine") from error
