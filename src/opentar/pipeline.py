@@ -31,6 +31,7 @@ from opentar.engine.engine import BATCH, Engine
 from opentar.engine.jobs import check_passes
 from opentar.engine.pixels import encode_all, encode_picture
 from opentar.engine.request import Request, Text
+from opentar.image_to_tokens.neighbours import Neighbours
 from opentar.language.known_words import KnownWords
 from opentar.refining import CoarseFirst, finer, origin_of, with_draft
 from opentar.vocab import Scale
@@ -424,17 +425,11 @@ class Tar:
         words = check_range("words", words, 0, 20, whole=True)
         grid = self.parts.vocab.scale(self.parts.config.defaults.read.scale if scale is None else scale)
         self._check_memory()
-        codes_N = encode_picture(self.parts, image, (grid,), fit)[0][0]
-        names: list[list[str]] = [[] for _ in range(grid.length)]
+        side, flat = grid.side, encode_picture(self.parts, image, (grid,), fit)[0][0].tolist()
+        names: list[list[str]] = [[] for _ in flat]
         if words and self.parts.words:
-            table_KC = torch.nn.functional.normalize(self.parts.ta_tok.codebook().float(), dim=-1)
-            nearest = (table_KC[codes_N] @ table_KC.T).topk(min(words, len(table_KC)), dim=-1).indices.tolist()
-            for place, (code, rows) in enumerate(zip(codes_N.tolist(), nearest, strict=True)):
-                # Rows that coincide tie with the code itself; its own word still comes first.
-                ordered = [code, *(row for row in rows if row != code)][:words]
-                names[place] = [self.parts.words[row] for row in ordered]
-        side = grid.side
-        flat = codes_N.tolist()
+            nearest = Neighbours(self.parts.ta_tok.codebook()).nearest(flat, words)
+            names = [[self.parts.words[row] for row in rows] for rows in nearest]
         return TokenGrid(
             scale=grid,
             codes=[flat[row * side : (row + 1) * side] for row in range(side)],

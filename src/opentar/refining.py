@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from opentar.checkpoints.parts import ModelParts
     from opentar.checkpoints.settings import DrawSettings, ModelConfig
     from opentar.engine.engine import Engine
+    from opentar.engine.request import Request
     from opentar.vocab import Scale
 
 COARSEST = len(POOLS) - 1
@@ -87,6 +88,12 @@ def with_draft(parts: ModelParts, one: Drawing, picture: Picture, fit: str | Non
     return dataclasses.replace(one, request=dataclasses.replace(one.request, grammar=drafted))
 
 
+def _on_grid(request: Request, scale: Scale) -> Request:
+    """The same drawing on another grid."""
+    assert isinstance(request.grammar, Codes), request
+    return dataclasses.replace(request, grammar=dataclasses.replace(request.grammar, scale=scale))
+
+
 class CoarseFirst:
     """Draws a batch on the coarsest grid, shows it, and makes it the draft of the batch.
 
@@ -102,7 +109,7 @@ class CoarseFirst:
 
     def __call__(self, batch: Sequence[Drawing]) -> list[Drawing]:
         """The batch with drafts."""
-        requests = [dataclasses.replace(one.request, grammar=Codes(scale=self._grid)) for one in batch]
+        requests = [_on_grid(one.request, self._grid) for one in batch]
         codes_BN = draw_codes(self._engine, requests, self._steps)
         seeds = [one.request.seed for one in batch]
         quiet = Steps(lambda work, step, total: self._steps.step(work, step, total))

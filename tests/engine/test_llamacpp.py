@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from opentar.engine.backends import llamacpp
 from opentar.engine.backends.llamacpp import LlamaCppBackend, open_llamacpp
 from opentar.language.folder import Language
 from opentar.nn import llama_library
+from random_steps import random_steps
 
 pytestmark = pytest.mark.skipif(not llamacpp.available(), reason="pip install 'opentar[llamacpp]'")
 pytest.importorskip("gguf", reason="pip install 'opentar[llamacpp]'")
@@ -226,26 +226,8 @@ def test_gaps_between_cells_are_filled(
 
 
 def test_many_random_steps(backend: LlamaCppBackend, language: Language) -> None:
-    source, said = random.Random(3), dict[int, list[int]]()
-    for _ in range(60):
-        act = source.random()
-        if act < 0.25 or not said:
-            for slot in backend.open(source.randint(1, 3)):
-                said[slot] = []
-        elif act < 0.35:
-            slot = source.choice(list(said))
-            said[backend.fork(slot)] = list(said[slot])
-        elif act < 0.5:
-            slot = source.choice(list(said))
-            backend.close([slot])
-            del said[slot]
-        else:
-            chosen = source.sample(list(said), source.randint(1, len(said)))
-            added = [[source.randrange(2000) for _ in range(source.choice((1, 1, 1, 7, 40)))] for _ in chosen]
-            backend.extend(chosen, added)
-            for slot, piece in zip(chosen, added, strict=True):
-                said[slot] += piece
-            near(backend.logits([chosen[0]], every(language))[0], whole(language, said[chosen[0]]))
+    for slot, said in random_steps(backend):
+        near(backend.logits([slot], every(language))[0], whole(language, said))
 
 
 def test_closing_sequences_that_stood_among_others(backend: LlamaCppBackend, language: Language) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from opentar.engine.request import Codes, Request, Sampling
 from opentar.language.folder import Language, load_language
 from opentar.language.openvino_model import OpenVINOLanguage, load_openvino
 from opentar.nn import openvino_library
+from random_steps import random_steps
 
 pytestmark = pytest.mark.skipif(not openvino_library.available(), reason="pip install 'opentar[openvino]'")
 
@@ -165,26 +165,8 @@ def test_long_prompts_go_in_several_passes(
 
 
 def test_many_random_steps(backend: OpenVINOBackend, language: Language) -> None:
-    source, said = random.Random(3), dict[int, list[int]]()
-    for _ in range(60):
-        act = source.random()
-        if act < 0.25 or not said:
-            for slot in backend.open(source.randint(1, 3)):
-                said[slot] = []
-        elif act < 0.35:
-            slot = source.choice(list(said))
-            said[backend.fork(slot)] = list(said[slot])
-        elif act < 0.5:
-            slot = source.choice(list(said))
-            backend.close([slot])
-            del said[slot]
-        else:
-            chosen = source.sample(list(said), source.randint(1, len(said)))
-            added = [[source.randrange(2000) for _ in range(source.choice((1, 1, 1, 7, 40)))] for _ in chosen]
-            backend.extend(chosen, added)
-            for slot, piece in zip(chosen, added, strict=True):
-                said[slot] += piece
-            near(backend.logits([chosen[0]], every(language))[0], whole(language, said[chosen[0]]))
+    for slot, said in random_steps(backend):
+        near(backend.logits([slot], every(language))[0], whole(language, said))
 
 
 def test_what_does_not_fit_is_refused_before_anything_changes(

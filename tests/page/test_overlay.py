@@ -41,10 +41,10 @@ def test_cells_that_cannot_be_chosen_are_no_buttons() -> None:
 
 
 def test_a_mosaic_shows_the_codes_so_far() -> None:
-    picture = mosaic((1, 0), 2, [(9, 9, 9), (255, 0, 0)], 4)
+    picture = mosaic((1, None, 0, None), 2, [(9, 9, 9), (255, 0, 0)], 4)
     assert picture.size == (4, 4)
-    assert picture.getpixel((0, 0)) == (255, 0, 0) and picture.getpixel((3, 0)) == (9, 9, 9)
-    assert picture.getpixel((0, 3)) == picture.getpixel((3, 3)) == (226, 232, 240)
+    assert picture.getpixel((0, 0)) == (255, 0, 0) and picture.getpixel((0, 3)) == (9, 9, 9)
+    assert picture.getpixel((3, 0)) == picture.getpixel((3, 3)) == (226, 232, 240)
 
 
 def test_a_picture_in_a_page_is_small() -> None:

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opentar import Tar
+from opentar import Tar, refining
 from opentar.checkpoints.random_init import init_random
 from opentar.checkpoints.sizes import size_of
 from opentar.core.errors import ConfigError, ImageError, PromptError
 from opentar.core.picture_files import save_picture
 from opentar.engine.request import Codes
 from opentar.refining import Origin, origin_of
+from opentar.tokens_to_image.passes import NAMED
 
 PROMPT = "three red apples on a light blue background"
 
@@ -87,6 +88,14 @@ def test_coarse_first_is_drawing_and_refining(tar, coarse, scale):
     assert np.array_equal(first, tar.refine(coarse, scale=scale))
     assert len(seen) == 1 and np.array_equal(seen[0][0], coarse)
     assert list(dict.fromkeys(works)) == ["coarse codes", "coarse picture", "codes", "picture"]
+
+
+def test_the_coarse_picture_is_drawn_in_as_many_passes_as_the_other(tar, monkeypatch):
+    asked, real = [], refining.draw_codes
+    monkeypatch.setattr(refining, "draw_codes", lambda engine, requests, steps: (
+        asked.extend(requests) or real(engine, requests, steps)))  # fmt: skip
+    tar.generate(PROMPT, seed=5, scale=1, coarse_first=True, code_passes="jacobi")
+    assert [(one.grammar.scale.index, one.grammar.passes) for one in asked] == [(2, NAMED["jacobi"])]
 
 
 def test_coarse_first_in_batches_draws_what_each_draws_alone(tar):

@@ -136,7 +136,7 @@ def test_a_full_house_and_a_late_guest(tiny_model) -> None:
                     pass
         assert service.active == 0
 
-    run(work, {"tiny": tiny_model}, batch=1, queue=2, seconds=0.6)
+    run(work, {"tiny": tiny_model}, batch=1, queue=2, seconds=0.2)
 
 
 def test_draining_waits_for_what_runs_and_takes_nothing_on(tiny_model) -> None:

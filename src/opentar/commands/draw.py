@@ -73,7 +73,7 @@ def generate(
     """
     output = Output(json)
     texts = _texts(prompt, prompts, n)
-    places = _places(output, out, len(texts) * n, overwrite, several=prompts is not None)
+    places = _places(output, out, len(texts) * n, "opentar", overwrite=overwrite, several=prompts is not None)
     with output.working():
         started = time.perf_counter()
         tar = load(model, device, dtype, engine)
@@ -109,11 +109,13 @@ def _shown(output: Output) -> "Callable[[Sequence[Image]], None]":
     return show
 
 
-def _places(output: Output, out: str | None, count: int, overwrite: bool, several: bool) -> list[Place]:
-    """Where the pictures go."""
+def _places(
+    output: Output, out: str | None, count: int, stem: str, *, overwrite: bool, several: bool = False
+) -> list[Place]:
+    """Where the pictures go; `stem` is their name where --out says none."""
     if out == HYPHEN:
         return stdout_place(output, count)
-    return picture_places(out, count, "opentar", overwrite=overwrite, several=several)
+    return picture_places(out, count, stem, overwrite=overwrite, several=several)
 
 
 def _texts(prompt: str | None, prompts: str | None, n: int) -> list[str]:
@@ -203,6 +205,7 @@ def refine(
     temperature: Temperature = None,
     detok_guidance: DetokGuidance = None,
     steps: Steps = None,
+    code_passes: CodePasses = None,
     passes: options.Passes = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -215,7 +218,7 @@ def refine(
     Without --out the picture is refined.png, or the next free refined-2.png, ...
     """
     output = Output(json)
-    place = stdout_place(output)[0] if out == HYPHEN else picture_places(out, 1, "refined", overwrite=overwrite)[0]
+    (place,) = _places(output, out, 1, "refined", overwrite=overwrite)
     with output.working():
         started = time.perf_counter()
         source = picture_source(image)
@@ -234,6 +237,7 @@ def refine(
                 temperature=temperature,
                 detok_guidance=detok_guidance,
                 steps=steps,
+                code_passes=code_passes,
                 passes=passes,
                 callback_on_step_end=callback,
             )
@@ -268,10 +272,7 @@ def reconstruct(
     Without --out the picture is reconstruction.png, or the next free reconstruction-2.png, ...
     """
     output = Output(json)
-    if out == HYPHEN:
-        place = stdout_place(output)[0]
-    else:
-        place = picture_places(out, 1, "reconstruction", overwrite=overwrite)[0]
+    (place,) = _places(output, out, 1, "reconstruction", overwrite=overwrite)
     with output.working():
         started = time.perf_counter()
         picture = open_source(picture_source(image), frame)

@@ -42,7 +42,8 @@ _PAIRS = (("yes", "no"), ("是", "否"), ("是", "不是"), ("有", "没有"), (
 class Spelled:
     """The codes of the first picture so far."""
 
-    codes: tuple[int, ...]
+    codes: tuple[int | None, ...]
+    """Of the whole grid; None where none is drawn yet."""
     side: int
     """Codes in a row of the whole grid."""
     book: Codebook
@@ -127,11 +128,11 @@ class Asker:
             book = await self._book(admission)
             await admission.submit(drawings(served, prompt, n, seed, settings, PREVIEWS))
             side = served.vocab.scale(settings.scale).side
-            codes: list[int] = []
+            codes: list[int | None] = [None] * side**2
             async for event in admission:
                 match event:
-                    case Code(index=0, code=code):
-                        codes.append(code)
+                    case Code(index=0, code=code, place=place):
+                        codes[place] = code
                         yield Spelled(codes=tuple(codes), side=side, book=book)
                     case Preview(index=index, picture=picture):
                         yield Looked(index=index, picture=picture)

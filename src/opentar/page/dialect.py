@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from opentar.core.errors import ConfigError
+from opentar.image_to_tokens.neighbours import Neighbours
 from opentar.vocab import Scale
 
 _LOW, _HIGH = 70, 235
@@ -73,10 +74,7 @@ class Codebook:
     def neighbours(self, code: int, count: int = 6) -> list[int]:
         """The nearest other codes, nearest first. Raises ConfigError for a code that does not exist."""
         code = self.checked(code)
-        own_C = self._table_KC[code].float()
-        near_K = torch.cat([rows.float() @ own_C for rows in self._blocks()]) / self._norm_K
-        near = near_K.topk(min(count + 1, self.size)).indices.tolist()
-        return [row for row in near if row != code][:count]
+        return Neighbours(self._table_KC).nearest([code], count + 1)[0][1:]
 
     def checked(self, code: object) -> int:
         """`code` as it is. Raises ConfigError where it is no code of this book."""

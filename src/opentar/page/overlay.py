@@ -13,14 +13,16 @@ from opentar.page.dialect import Codebook, Grid
 
 _SIDE = 480
 """Pixels of the picture below a grid."""
+_NOT_YET = (226, 232, 240)
+"""Colour of a cell whose code is not drawn yet."""
 _ROOMY = 6
 """Cells a side up to which there is room for words on a phone."""
 
 
-def mosaic(codes: Sequence[int], side: int, colours: Sequence[tuple[int, int, int]], pixels: int) -> Image.Image:
-    """A picture of `pixels` a side whose cells have the colours of the codes; those not yet drawn are grey."""
-    cells = Image.new("RGB", (side, side), (226, 232, 240))
-    cells.putdata([colours[code] for code in codes] + [(226, 232, 240)] * (side * side - len(codes)))
+def mosaic(codes: Sequence[int | None], side: int, colours: Sequence[tuple[int, int, int]], pixels: int) -> Image.Image:
+    """A picture of `pixels` a side whose cells have the colours of the codes; those not yet drawn (None) are grey."""
+    cells = Image.new("RGB", (side, side))
+    cells.putdata([_NOT_YET if code is None else colours[code] for code in codes])
     return cells.resize((pixels, pixels), Image.Resampling.NEAREST)
 
 

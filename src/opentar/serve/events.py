@@ -18,6 +18,8 @@ class Code:
     """Codes drawn so far, this one included."""
     total: int
     """Codes of the whole grid."""
+    place: int
+    """Where the code stands, row by row from 0; several codes a pass do not come in that order."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,8 +61,8 @@ class Unit:
             case Failed(error=error):
                 self.post(error)
                 return True
-            case CodeDrawn(code=code, step=step, total=total):
-                self._tell(Code(index=self.index, code=code, step=step, total=total))
+            case CodeDrawn(code=code, step=step, total=total, place=place):
+                self._tell(Code(index=self.index, code=code, step=step, total=total, place=place))
                 return False
             case TokenSaid():
                 return self._said(event)
