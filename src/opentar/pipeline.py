@@ -26,7 +26,7 @@ from opentar.checkpoints.parts import ModelParts
 from opentar.checkpoints.settings import MAX_ANSWER, MAX_PICTURES, MAX_SEED, check_range
 from opentar.core.remarks import warn_caller
 from opentar.drawing import DrawOptions, Previews, Steps, draw, paint, plan, settings_of, texts
-from opentar.engine.backends.choose import choose_engine, opener
+from opentar.engine.backends.choose import ar_in_openvino, choose_engine, opener
 from opentar.engine.engine import BATCH, Engine
 from opentar.engine.jobs import check_passes
 from opentar.engine.pixels import encode_all, encode_picture
@@ -71,6 +71,7 @@ class Tar:
     def __init__(self, parts: ModelParts, *, engine: str | None = None) -> None:
         self.parts = parts
         self._engine = choose_engine(parts, engine)
+        parts.ar_in_openvino = ar_in_openvino(parts, engine, self._engine)
         self.known_words = KnownWords(parts.config.known_words)
 
     @classmethod
@@ -94,7 +95,8 @@ class Tar:
             dtype: "float32", "bfloat16" or (on cuda and mps) "float16" to compute in; None is the type the parts are
                 stored in, or the nearest that the device has.
             engine: what runs the language model, "torch", "llamacpp" or "openvino"; None is what its folder was made
-                for.
+                for. OpenVINO runs the AR de-tokenizer as well, and that of a quantized folder wherever it is installed
+                and "torch" was not asked for.
             encoder: what runs the encoder of pictures, "torch", or with OpenVINO "openvino-float32",
                 "openvino-bfloat16" (some codes differ) or "openvino-int8" (more do).
 

@@ -78,10 +78,10 @@ def _way(folder: Path) -> Way:
 
 
 def load(way: Way, device: str | None) -> Tar:
-    """The model, to be run that way."""
+    """The model, to be run as its folder runs where nothing is asked for."""
     from opentar.pipeline import Tar
 
-    return Tar.from_pretrained(way.folder, device=device, engine=way.engine)
+    return Tar.from_pretrained(way.folder, device=device)
 
 
 def paint(tar: Tar, way: Way, detok: str, features_BND: Tensor, steps: int | None) -> Tensor:

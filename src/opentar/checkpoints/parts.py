@@ -71,6 +71,8 @@ class ModelParts:
         if remark:
             warnings.warn(remark, DtypeWarning, stacklevel=3)
         self._detokenizers: dict[str, Detokenizer] = {}
+        self.ar_in_openvino = False
+        """Whether OpenVINO runs AR de-tokenizers that are loaded from now on; for a model on a CPU."""
 
     @property
     def running(self) -> dict[str, str]:
@@ -181,7 +183,7 @@ class ModelParts:
         if name not in self._detokenizers:
             from opentar.tokens_to_image.detokenizer import load_detokenizer
 
-            detokenizer = load_detokenizer(self.folder / part, self._type(part))
+            detokenizer = load_detokenizer(self.folder / part, self._type(part), openvino=self.ar_in_openvino)
             self._check_hash(part)
             width = self.ta_tok.config.decoder.output_size
             if detokenizer.feature_size != width:

@@ -87,13 +87,13 @@ class QuantizedLinear(nn.Module):
         self.out_features, self.in_features = packed.shape
         self.form = packed.form
         self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
-        self._packed, self._fine = packed, fine
+        self.packed, self._fine = packed, fine
         self._ready: Product | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
         if self._ready is None:
-            self._ready = _ready(self._packed, self._fine)
+            self._ready = _ready(self.packed, self._fine)
         made = self._ready
         out = made.of(_LAST(x, made)) if isinstance(made, Int8Product) else made(x.float().flatten(0, -2))
         if self.bias is not None:

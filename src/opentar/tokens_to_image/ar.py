@@ -30,6 +30,7 @@ from opentar.nn.quantized import swap
 from opentar.nn.sampling import check_sampling
 from opentar.tokens_to_image.ar_blocks import ARBlock, Cache, Places, RMSNorm
 from opentar.tokens_to_image.ar_decoding import sample_codes
+from opentar.tokens_to_image.ar_session import Computes, TorchSession
 from opentar.tokens_to_image.detokenizer import (
     Callback,
     check_guidance,
@@ -135,6 +136,10 @@ class ARTransformer(nn.Module):
         x_BPW = self._run(inputs_BPW, None)
         return self.logits(self.norm(x_BPW[:, features_BND.shape[1] - 1 :]))
 
+    def begin(self, rows: int, slots: int) -> TorchSession:
+        """A drawing with room for so many rows and slots."""
+        return TorchSession(self, rows, slots)
+
     def step(self, inputs_RPW: Tensor, cache: Cache) -> Tensor:
         """Logits (R, V) after the last of the new inputs: the whole prefix first, then one embedded code a call."""
         x_R1W = self._run(inputs_RPW, cache)
@@ -194,7 +199,7 @@ class ARTransformer(nn.Module):
 class ARDetokenizer(nn.Module):
     """AR transformer and the canvas its codes are painted on: features to pixels. See the ``Detokenizer`` protocol."""
 
-    def __init__(self, transformer: ARTransformer, canvas: VQGAN | LatentVQ) -> None:
+    def __init__(self, transformer: ARTransformer, canvas: VQGAN | LatentVQ, computes: Computes | None = None) -> None:
         super().__init__()
         if transformer.config.codebook_size != canvas.codebook_size:
             raise ConfigError(
@@ -203,6 +208,7 @@ class ARDetokenizer(nn.Module):
             )
         self.transformer = transformer
         self.canvas = canvas
+        self._computes = computes
         self.eval()
 
     @property
@@ -242,7 +248,7 @@ class ARDetokenizer(nn.Module):
         features_BND = features_BND.to(self.transformer.positions.dtype)
         codes_BL = sample_codes(
             self.transformer, features_BND, seed=seed, guidance=guidance, temperature=temperature, top_k=top_k,
-            top_p=top_p, passes=passes, counts=counts, callback=callback, canvas=self.canvas,
+            top_p=top_p, passes=passes, counts=counts, callback=callback, canvas=self.canvas, computes=self._computes,
         )  # fmt: skip
         return self.canvas.decode_codes(codes_BL)
 
@@ -254,14 +260,19 @@ class ARDetokenizer(nn.Module):
             write_settings(unfinished, "ar", {"canvas": "vqgan" if isinstance(self.canvas, VQGAN) else "latent"})
 
     @classmethod
-    def from_folder(cls, folder: str | Path, dtype: LoadDtype = "stored") -> ARDetokenizer:
+    def from_folder(cls, folder: str | Path, dtype: LoadDtype = "stored", *, openvino: bool = False) -> ARDetokenizer:
         """Read what ``save`` wrote; `dtype` is that of the transformer, the canvas always paints in float32.
 
-        Raises WeightsError, ModelError or ConfigError.
+        With `openvino` that library runs the transformer, on the CPU. Raises WeightsError, ModelError or ConfigError.
         """
         folder = Path(folder)
         kind = read_settings(folder, "ar").get("canvas")
         if kind not in ("vqgan", "latent"):
             raise ModelError(f"{folder} names the canvas {shown(kind)}; 'vqgan' and 'latent' are known")
         canvas = (VQGAN if kind == "vqgan" else LatentVQ).from_folder(folder / "canvas")
-        return cls(ARTransformer.from_folder(folder / "transformer", dtype), canvas)
+        transformer = ARTransformer.from_folder(folder / "transformer", dtype)
+        if not openvino:
+            return cls(transformer, canvas)
+        from opentar.tokens_to_image.openvino_ar import OpenVINOTransformer
+
+        return cls(transformer, canvas, OpenVINOTransformer(transformer))

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from opentar.nn.sampling import check_sampling, guide, gumbel_sample, seed_list
-from opentar.tokens_to_image.ar_blocks import Cache, Places
+from opentar.tokens_to_image.ar_blocks import Places
+from opentar.tokens_to_image.ar_session import Computes, Session
 from opentar.tokens_to_image.detokenizer import Callback, check_guidance
 from opentar.tokens_to_image.passes import ONE, Entry, PassCounts, Passes, Sheet
 
@@ -71,12 +72,13 @@ def sample_codes(
     counts: PassCounts | None = None,
     callback: Callback | None = None,
     canvas: VQGAN | LatentVQ | None = None,
+    computes: Computes | None = None,
 ) -> Tensor:
     """Codes int64 (B, L) of features (B, N, D).
 
     Args: as in :class:`opentar.tokens_to_image.detokenizer.Detokenizer`; temperature 0 takes the likeliest code;
     `passes` says how many codes a pass draws and `counts` is told what that cost; `canvas` makes the callback's
-    previews and is needed only with a callback.
+    previews and is needed only with a callback; `computes` runs the blocks, by default the model itself.
     """
     config, pictures = model.config, len(features_BND)
     guidance = check_guidance(config.guidance if guidance is None else guidance)
@@ -95,33 +97,33 @@ def sample_codes(
         if callback is not None and canvas is not None:
             callback(done, config.codes, partial(_preview, canvas, codes_BL.clone()))
 
-    logits_RV, cache = _read_prefix(model, features_BND, guided=sampler.guided > 0)
+    logits_RV, session = _read_prefix(model, features_BND, computes or model, guided=sampler.guided > 0)
     draw = _several if passes.guesses or passes.lead else _one_by_one
-    codes_BL = draw(model, logits_RV, cache, sampler, passes, counts, told)
+    codes_BL = draw(model, logits_RV, session, sampler, passes, counts, told)
     counts.kept += codes_BL.numel()
     return codes_BL
 
 
-def _read_prefix(model: ARTransformer, features_BND: Tensor, *, guided: bool) -> tuple[Tensor, Cache]:
-    """Logits (R, V) of the first code, and the cache behind the prefix."""
+def _read_prefix(
+    model: ARTransformer, features_BND: Tensor, computes: Computes, *, guided: bool
+) -> tuple[Tensor, Session]:
+    """Logits (R, V) of the first code, and the drawing behind the prefix."""
     prefix_RNW, pictures = model.prefix(features_BND), len(features_BND)
     if guided:
         # Without a condition the prefixes of all pictures are one: it is read once.
         prefix_RNW = torch.cat([prefix_RNW, model.prefix(torch.zeros_like(features_BND[:1]))])
-    length = prefix_RNW.shape[1]
-    cache = Cache(model.config, pictures * (1 + guided), length + model.config.codes, prefix_RNW)
-    logits_RV = model.step(prefix_RNW, cache.first(len(prefix_RNW)))
-    cache.filled = length
+    session = computes.begin(pictures * (1 + guided), prefix_RNW.shape[1] + model.config.codes)
+    logits_RV = session.step(prefix_RNW)
     if guided and pictures > 1:
-        cache.store[:, :, pictures + 1 :, :, :length] = cache.store[:, :, pictures : pictures + 1, :, :length]
+        session.spread(pictures)
         logits_RV = torch.cat([logits_RV, logits_RV[-1:].expand(pictures - 1, -1)])
-    return logits_RV, cache
+    return logits_RV, session
 
 
 def _one_by_one(
     model: ARTransformer,
     logits_RV: Tensor,
-    cache: Cache,
+    session: Session,
     sampler: _Sampler,
     passes: Passes,
     counts: PassCounts,
@@ -135,12 +137,12 @@ def _one_by_one(
         told(place + 1, codes_BL)
         if place + 1 == length:
             break
-        inputs_R1W = model.codes_in(codes_BL[:, place : place + 1]).to(cache.store.dtype)
+        inputs_R1W = model.codes_in(codes_BL[:, place : place + 1]).to(model.positions.dtype)
         if place + 1 < sampler.guided:
             inputs_R1W = inputs_R1W.repeat(2, 1, 1)
         elif uncond_BV is not None:
-            cache = cache.first(pictures)
-        logits_RV = model.step(inputs_R1W, cache)
+            session.first(pictures)
+        logits_RV = session.step(inputs_R1W)
         counts.passes += 1
         counts.computed += pictures
         counts.rows += len(inputs_R1W)
@@ -150,13 +152,13 @@ def _one_by_one(
 def _several(
     model: ARTransformer,
     logits_RV: Tensor,
-    cache: Cache,
+    session: Session,
     sampler: _Sampler,
     passes: Passes,
     counts: PassCounts,
     told: Told,
 ) -> Tensor:
-    pictures, length, prefix = len(sampler.seeds), model.config.codes, cache.filled
+    pictures, length, prefix = len(sampler.seeds), model.config.codes, session.filled
     device = logits_RV.device
     uncond_BV = logits_RV[pictures:] if len(logits_RV) > pictures else None
     first_B = sampler(logits_RV[:pictures], uncond_BV, range(pictures), [0] * pictures).tolist()
@@ -171,7 +173,7 @@ def _several(
             return _codes(sheets, device)
         guided = sampler.guided > 0 and any(sheet.missing(sampler.guided) for sheet in sheets)
         inputs_RPW, places = _arranged(model, plans, stands_BS, prefix, rows=pictures * (1 + guided))
-        logits_RPV = model.several(inputs_RPW, cache.first(len(inputs_RPW)), places)
+        logits_RPV = session.several(inputs_RPW, places)
         _accept(logits_RPV, plans, sheets, sampler, stands_BS, prefix)
         counts.passes += 1
         counts.computed += sum(len(plan) for plan in plans)

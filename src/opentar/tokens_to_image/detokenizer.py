@@ -66,11 +66,11 @@ class Detokenizer(Protocol):
         ...
 
 
-def load_detokenizer(folder: str | Path, dtype: LoadDtype = "stored") -> Detokenizer:
+def load_detokenizer(folder: str | Path, dtype: LoadDtype = "stored", *, openvino: bool = False) -> Detokenizer:
     """The de-tokenizer in a folder: ours (config.json says its kind) or a diffusers SANA folder (model_index.json).
 
     `dtype` is that of an AR transformer or of SANA's; flow, and whatever turns latents or codes into pixels, run in
-    float32.
+    float32. With `openvino` that library runs an AR transformer, on the CPU.
 
     Raises:
         WeightsError: the folder is missing or damaged.
@@ -89,7 +89,7 @@ def load_detokenizer(folder: str | Path, dtype: LoadDtype = "stored") -> Detoken
     if kind == "ar":
         from opentar.tokens_to_image.ar import ARDetokenizer
 
-        return ARDetokenizer.from_folder(folder, dtype)
+        return ARDetokenizer.from_folder(folder, dtype, openvino=openvino)
     raise ModelError(f"{shown(folder)} holds the kind {shown(kind)}; a de-tokenizer is 'flow', 'ar' or a SANA folder")
 
 

@@ -63,6 +63,18 @@ def _of_weights(parts: ModelParts, asked: str | None) -> Engines:
     return "torch"
 
 
+def ar_in_openvino(parts: ModelParts, asked: str | None, engine: Engines) -> bool:
+    """Whether OpenVINO runs AR de-tokenizers beside this backend: its own, and where nobody asked for PyTorch those
+    that are quantized, if it is installed.
+    """
+    if asked == "torch" or parts.device.type != "cpu":
+        return False
+    if engine == "openvino":
+        return True
+    names = [part for part in parts.config.parts if part.startswith("detok_ar")]
+    return available() and bool(names) and all(parts.running[name] == "packed" for name in names)
+
+
 def opener(parts: ModelParts, engine: Engines) -> Callable[[], Backend]:
     """Opens backends without any slot in use; they share the weights, which are loaded here, once."""
     if engine == "llamacpp":
