@@ -133,6 +133,12 @@ def test_ours_alone(facts: Facts, fake) -> None:
     assert report.skipped == [] and all(row.runs == 1 for row in report.rows)
 
 
+def test_engines_are_chosen_by_their_names(facts: Facts, fake) -> None:
+    report = running.bench(facts.folder, Options(quick=True, passes=("zipar",), engines=("torch, zipar",)))
+    assert {row.engine for row in report.rows} == {"torch, zipar"}
+    assert {row.work for row in report.rows} >= {"paint ar"} and "decode" not in {row.work for row in report.rows}
+
+
 def test_an_interruption_leaves_the_rows_so_far(quiet, fake, tiny_model: Path, monkeypatch) -> None:
     monkeypatch.setattr(fake, "stop", "decode")
     code, out, _ = quiet(tiny_model, "--json")
@@ -183,6 +189,7 @@ def test_the_table(facts: Facts) -> None:
         (["tar-1.5b"], "tar-1.5b is a size, not a model; add --random"),
         (["tar-9b", "--random"], "size 'tar-9b' is unknown"),
         (["MODEL", "--works", "telepathy"], "work 'telepathy' is unknown; this model has: encode 144"),
+        (["MODEL", "--engines", "torch, zipa"], "engine 'torch, zipa' is not measured here; these are: torch."),
         (["MODEL", "--seconds", "-1"], "seconds is -1.0; it must be a number from 0"),
         (["MODEL", "--device", "toaster"], "device 'toaster' is unknown"),
         (["MODEL", "--plot", "roofline.txt"], "ends in '.txt'; use .png, .svg, .pdf"),

@@ -19,7 +19,7 @@ from opentar.bench.rows import Measured, Row, row_of
 from opentar.bench.targets import targets_of
 from opentar.bench.work import FLOW, Work, chosen, works_of
 from opentar.core.disk import human_bytes
-from opentar.core.errors import ConfigError, ModelError, OpenTarError
+from opentar.core.errors import ConfigError, ModelError, OpenTarError, nearest, shown
 from opentar.core.memory import available_bytes
 from opentar.core.progress import Progress
 
@@ -48,6 +48,8 @@ class Options:
     """Further ways to draw the codes of an AR de-tokenizer, each measured on every copy."""
     code_passes: tuple[str, ...] = ()
     """Further ways to draw the codes of the language model, each measured beside all others."""
+    engines: tuple[str, ...] = ()
+    """Names of engines, as in the rows; empty for all."""
     device: str | None = None
     """cpu, cuda, mps; None is the best there is."""
 
@@ -140,15 +142,28 @@ def check_room(facts: Facts, works: Sequence[Work], baseline: bool) -> None:
             )
 
 
+def engines_of(ways: Sequence[Way], names: Sequence[str]) -> list[Way]:
+    """The ways with these names, all for none. Raises ConfigError for an unknown name."""
+    known = [way.name for way in ways]
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"the engine {shown(name)} is not measured here; these are: {'; '.join(known)}.{nearest(name, known)}"
+            )
+    return [way for way in ways if not names or way.name in names]
+
+
 class _Runner:
     def __init__(self, report: Report, options: Options, on_row: Callable[[Row], None]) -> None:
         self.report, self.options, self.on_row = report, options, on_row
-        self.ways = ways_of(report.facts.folder, options.also, options.passes, options.code_passes)
+        self.all_ways = ways_of(report.facts.folder, options.also, options.passes, options.code_passes)
+        self.ways = engines_of(self.all_ways, options.engines)
         self.seconds = 0.0 if options.quick else options.seconds
 
     def group(self, works: Sequence[Work], on_done: Callable[[], None]) -> None:
         """Measure works that share their processes, with the limits before and after them."""
-        plain = [way for way in self.ways if way.process == way.name]
+        running = {way.process for way in self.ways}
+        plain = [way for way in self.all_ways if way.name in running]
         names = [way.name for way in plain]
         if self.options.baseline and any(work.rival == "baseline" for work in works):
             names.append(BASELINE)
@@ -184,6 +199,8 @@ class _Runner:
             return [self._first(work, way) for way in self.ways if work.differs(way.passes, way.code_passes)]
         ready: dict[str, list[dict[str, Any]]] = {}
         ways = [way for way in self.ways if work.differs(way.passes, way.code_passes)]
+        if not ways:
+            return []
         for name in [*(way.name for way in ways), *([BASELINE] if work.rival == "baseline" else [])]:
             way = next((way for way in ways if way.name == name), None)
             try:

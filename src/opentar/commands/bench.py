@@ -43,6 +43,10 @@ def bench(
         list[Literal["jacobi", "zipar"]] | None,
         Parameter(consume_multiple=True, help="Further ways to draw the codes of the language model."),
     ] = None,
+    engines: Annotated[
+        list[str] | None,
+        Parameter(consume_multiple=True, help="Measure only these, named as in the rows, such as 'torch int8, zipar'."),
+    ] = None,
     plot: Annotated[Path | None, Parameter(help="Write a roofline plot: .png, .svg or .pdf.")] = None,
     overwrite: options.Overwrite = False,
     device: options.Device = None,
@@ -64,6 +68,7 @@ def bench(
         also=tuple(also or ()),
         passes=tuple(passes or ()),
         code_passes=tuple(code_passes or ()),
+        engines=tuple(engines or ()),
     )
     if plot is not None:
         check_plot(plot, overwrite)
