@@ -17,7 +17,7 @@ from opentar.core.errors import ModelError, PromptError
 from opentar.core.progress import Progress
 from opentar.engine.events import CodeDrawn, Done, Failed
 from opentar.engine.request import Codes, Request, Sampling
-from opentar.tokens_to_image.passes import NAMED
+from opentar.tokens_to_image.passes import NAMED, OF_LANGUAGE
 from opentar.tokens_to_image.previews import with_previews
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def plan(
     costs nothing. Raises PromptError, which names the prompt where there are several.
     """
     grid, builder = parts.vocab.scale(settings.scale), parts.builder
-    grammar = Codes(scale=grid, passes=NAMED[settings.code_passes or "one"])
+    grammar = Codes(scale=grid, passes=OF_LANGUAGE[settings.code_passes or "one"])
     sampling = Sampling(
         temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, guidance=settings.guidance
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import opentar
-from opentar.checkpoints.convert.quantizing import TARGETS, quantize_model
+from opentar.checkpoints.convert.quantizing import CALIBRATED, TARGETS, experimental, quantize_model
 from opentar.checkpoints.convert.qwen2 import export_qwen2
 from opentar.checkpoints.model_folder import read_config
 from opentar.checkpoints.parts import ModelParts
@@ -165,3 +165,9 @@ def test_a_damaged_source_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="sha256"):
         quantize_model(source, tmp_path / "out", "int8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_what_was_not_shown_to_lose_little_is_experimental() -> None:
+    told = {to: [bool(experimental(to, calibrated=calibrated)) for calibrated in (False, True)] for to in TARGETS}
+    for_sure = {to: [False, False] for to in TARGETS}
+    assert told == for_sure | dict.fromkeys(CALIBRATED, [True, False]) | {"gguf-q4_0": [True, True]}

@@ -46,3 +46,7 @@ def test_calibration_is_for_4_bits_and_by_a_text(run, refused, tmp_path):
     text.write_text("A cat sits on a mat.\n" * 100)
     assert run("quantize", "nano", "--to", "int4", "-o", "small", "--calibrate", str(text))[0] == 0
     assert run("verify", "small")[0] == 0
+    code, out, _ = run("quantize", "nano", "--to", "int4", "-o", "rough", "--calibrate", "none")
+    assert code == 0 and "note     int4 is experimental: 4 bits" in out
+    assert "note     experimental: 4 bits" in run("info", "rough")[1]
+    assert "experimental" not in run("info", "small")[1]

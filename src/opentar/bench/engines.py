@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentar.core.folder import is_quantized, read_config
 from opentar.language.folder import GGUF_STORAGE, made_for
-from opentar.tokens_to_image.passes import NAMED
+from opentar.tokens_to_image.passes import NAMED, OF_LANGUAGE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ def ways_of(
     ]
     ways = [*plain, *further]
     ways += [
-        replace(way, name=f"{way.name}, codes {name}", code_passes=name, exact=way.exact and NAMED[name].exact)
+        replace(way, name=f"{way.name}, codes {name}", code_passes=name, exact=way.exact and OF_LANGUAGE[name].exact)
         for way in ways
         for name in code_passes
     ]

@@ -27,7 +27,7 @@ from opentar.bench.work import NEXT_PROMPT, PROMPT, QUESTION, TOKENS, Work
 from opentar.engine.events import CodeDrawn, Failed
 from opentar.engine.request import Codes, Request, Sampling, Text
 from opentar.nn.quantized import QuantizedLinear
-from opentar.tokens_to_image.passes import NAMED
+from opentar.tokens_to_image.passes import OF_LANGUAGE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,7 +86,7 @@ class Ours(Side):
 
     @property
     def _passes(self) -> Passes:
-        return NAMED[self.way.code_passes or "one"]
+        return OF_LANGUAGE[self.way.code_passes or "one"]
 
     def spell(self, scale: int, count: int = 1) -> Tensor:
         """Codes (count, N) of drawings, side by side."""

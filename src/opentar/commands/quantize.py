@@ -40,21 +40,22 @@ def quantize(
     folder_argument(out)
     folder = find_model(model)
     with output.working(), output.progress() as step:
-        from opentar.checkpoints.convert.quantizing import CALIBRATED, EXPERIMENTAL, quantize_model
+        from opentar.checkpoints.convert.quantizing import CALIBRATED, experimental, quantize_model
 
         if calibrate is not None and to not in CALIBRATED:
             raise ConfigError(f"{to} is not calibrated, only {' and '.join(CALIBRATED)} are; leave --calibrate out")
         given = _calibration(folder, calibrate) if to in CALIBRATED and calibrate != "none" else ()
         report = quantize_model(folder, out, to, step, given)
+        untried = experimental(to, calibrated=bool(given))
     for part, forms in report.forms.items():
         told = ", ".join(f"{numbers:,} numbers as {form}" for form, numbers in forms.items())
         output.line(f"part     {part}: {told or 'as it was'}")
     before, after = human_bytes(report.bytes_before), human_bytes(report.bytes_after)
     output.line(f"written  {report.folder}: {after}, from {before}")
-    if to in EXPERIMENTAL:
-        output.line(f"note     {to} is experimental: {EXPERIMENTAL[to]}")
+    if untried:
+        output.line(f"note     {to} is experimental: {untried}")
     values = {"folder": str(report.folder), "to": report.target, "parts": report.forms}
-    values |= {"experimental": EXPERIMENTAL.get(to, "")}
+    values |= {"experimental": untried}
     output.result(values | {"bytes_before": report.bytes_before, "bytes": report.bytes_after})
 
 

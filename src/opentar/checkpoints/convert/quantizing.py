@@ -58,10 +58,7 @@ Calibration = Sequence[Sequence[int]]
 """Sequences of ids."""
 CALIBRATED = ("int4", "openvino-int4")
 """Targets whose weights are chosen by what the model is given."""
-EXPERIMENTAL = dict.fromkeys(
-    (*CALIBRATED, "gguf-q4_k_m", "gguf-q4_0"), "4 bits: what is lost was not shown to stay below 3 points of 100"
-)
-"""Targets whose quality did not pass (docs/performance.md), and why."""
+_NOT_SHOWN = "4 bits: what is lost was not shown to stay below 3 points of 100"
 _Each = tuple[str, Tensor | Quantized, bool]
 """Name of a tensor, itself, whether it was int8."""
 _SHARD_BYTES = 500_000_000
@@ -96,6 +93,11 @@ class Target(NamedTuple):
     """for the help and the documentation"""
     make: Callable[[Path, Path, str, Progress | None, Calibration], QuantizeReport]
     """writes it: source folder, new folder, name of the target, progress, what it is calibrated with"""
+
+
+def experimental(to: str, *, calibrated: bool) -> str:
+    """Why the quality of a target did not pass (docs/performance.md); empty where it did."""
+    return _NOT_SHOWN if to == "gguf-q4_0" or (to in CALIBRATED and not calibrated) else ""
 
 
 def quantize_model(
@@ -147,7 +149,9 @@ def _quantize(source: Path, out: Path, to: str, step: Progress | None, calibrati
                 forms[part] = {to.removeprefix(GGUF_STORAGE): numbers}
             else:
                 forms[part] = _part(source / part, unfinished / part, part, to, step, calibration)
-        named = dataclasses.replace(config, name=f"{config.name}-{to}", experimental=EXPERIMENTAL.get(to, ""))
+        named = dataclasses.replace(
+            config, name=f"{config.name}-{to}", experimental=experimental(to, calibrated=bool(calibration))
+        )
         model_folder.write_config(unfinished, named)
     after = sum(size for _, size in model_folder.part_files(out))
     return QuantizeReport(folder=out, target=to, bytes_before=before, bytes_after=after, forms=forms)
