@@ -21,11 +21,21 @@ from opentar.serve.errors import ApiError, api_error
 from opentar.serve.limits import Limits
 from opentar.serve.metrics import Metrics
 from opentar.serve.rate import Rate
+from opentar.serve.refused import BusyError
 from opentar.serve.reply import ClientGone
+from opentar.serve.service import Service
 
 _LOG = logging.getLogger(__name__)
 OPEN_PATHS = ("/health", "/ready")
 """What is answered without a key."""
+WORK_PATHS = (
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/images/generations",
+    "/v1/decisions",
+    "/v1/moderations",
+)
+"""What takes a place in the queue."""
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -130,6 +140,28 @@ class Gate:
         assert self._rate is not None
         told = f"{self._rate.per_minute} requests a minute are answered to one key; try again in {seconds} seconds"
         return ApiError(429, told, headers={"Retry-After": str(seconds)})
+
+
+class Room:
+    """Refuses work where there is no room for it, before its body is read: parsing it would hold up what runs.
+
+    Args:
+        app: what is behind it.
+        service: says whether there is room.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in WORK_PATHS:
+            try:
+                self._service.check_room()
+            except BusyError as error:
+                await api_error(error).response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class Bounded:
