@@ -84,18 +84,18 @@ class Mix:
     """
 
     def __init__(self, model: str, pictures: list[bytes], seed: int = 0) -> None:
-        self._model, self._seed, self._fresh = model, seed, 0
+        self.model, self._seed, self._fresh = model, seed, 0
         self._pictures = pictures
 
     def request(self, number: int) -> tuple[str, str, dict[str, Any]]:
         """Kind ("ask" or "draw"), path and body."""
         rng = random.Random(f"{self._seed} {number}")
         if rng.random() >= SHARE_ASKED:
-            return "draw", DRAW, {"model": self._model, "prompt": rng.choice(PROMPTS), "seed": rng.randrange(10**6)}
+            return "draw", DRAW, {"model": self.model, "prompt": rng.choice(PROMPTS), "seed": rng.randrange(10**6)}
         content = rng.choice(self._pictures)
         if rng.random() < 0.5:
             content = self._unknown(content)
-        return "ask", CHAT, asked(self._model, content, rng.choice(QUESTIONS))
+        return "ask", CHAT, asked(self.model, content, rng.choice(QUESTIONS))
 
     def _unknown(self, content: bytes) -> bytes:
         """The picture with one other pixel, which makes it another one for the server."""

@@ -141,10 +141,11 @@ async def burst(port: int, mix: Mix, options: argparse.Namespace) -> list[Row]:
     refused = [answer for answer in answers if answer.status == 503 and b"retry-after:" in answer.head.lower()]
     odd = len(answers) - len(refused) - sum(answer.status == 200 for answer in answers)
     waited = [(answer.first - answer.sent) * 1000 for answer in refused]
-    # What is sent while the queue stays full: the burst itself also waits for its neighbours to be read.
-    filling = [asyncio.ensure_future(send(port, *body)) for body in bodies]
-    await asyncio.sleep(1)
-    later = [await send(port, *body) for body in bodies[:50]]
+    # The burst waits for its own reading, too; a queue that stays full shows a refusal by itself.
+    long = {"model": mix.model, "prompt": PROMPTS[0], "quality": "high"}
+    filling = [asyncio.ensure_future(send(port, "draw", DRAW, long)) for _ in range(options.burst)]
+    await asyncio.sleep(0.5)
+    later = [await send(port, *body) for body in bodies[:30]]
     await asyncio.gather(*filling)
     full = [(answer.first - answer.sent) * 1000 for answer in later if answer.status == 503]
     return [
@@ -160,10 +161,8 @@ async def first(port: int, model: str, pictures: list[bytes], options: argparse.
     words, previews = [], []
     for number in range(options.tries + 1):
         body = asked(model, pictures[number % len(pictures)], QUESTIONS[0]) | {"stream": True}
-        answer = await send(port, "ask", CHAT, body, b'"content":"')
-        if b'"content":""' in answer.body.partition(b"\n")[0]:
-            # The first chunk names the role and holds no word.
-            answer = await send(port, "ask", CHAT, body, b'"delta":{"content":"')
+        # The first chunk names the role and holds no word.
+        answer = await send(port, "ask", CHAT, body, b'"delta":{"content":"')
         words.append((answer.shown - answer.sent) * 1000)
         drawing = {"model": model, "prompt": PROMPTS[number % len(PROMPTS)], "seed": number, "stream": True}
         answer = await send(port, "draw", DRAW, drawing | {"partial_images": 3}, b'"image_generation.partial_image"')

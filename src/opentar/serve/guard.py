@@ -143,7 +143,10 @@ class Gate:
 
 
 class Room:
-    """Refuses work where there is no room for it, before its body is read: parsing it would hold up what runs.
+    """Refuses work where there is no room for it, before it is parsed: parsing holds up what runs.
+
+    A request whose body is there counts until its response begins, so that of many at once only those are parsed that
+    can have a place. One whose body is still to come counts for nothing.
 
     Args:
         app: what is behind it.
@@ -152,16 +155,53 @@ class Room:
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
+        self._most = service.limits.batch + service.limits.queue
+        self._inside, self._turn = 0, asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in WORK_PATHS:
-            try:
-                self._service.check_room()
-            except BusyError as error:
-                await api_error(error).response()(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in WORK_PATHS:
+            await self._app(scope, receive, send)
+            return
+        if (full := self._full()) is not None:
+            await full.response()(scope, receive, send)
+            return
+        counted = whole = False
+
+        async def watched() -> Message:
+            nonlocal counted, whole
+            message = await receive()
+            if not whole and message["type"] == "http.request" and not message.get("more_body", False):
+                whole = True
+                if (full := self._full()) is not None:
+                    raise full
+                counted = True
+                self._inside += 1
+                # One is parsed each time around the loop: whoever is refused meanwhile does not wait for all of them.
+                async with self._turn:
+                    await asyncio.sleep(0)
+            return message
+
+        async def told(message: Message) -> None:
+            done()
+            await send(message)
+
+        def done() -> None:
+            nonlocal counted
+            self._inside -= counted
+            counted = False
+
+        try:
+            await self._app(scope, watched, told)
+        finally:
+            done()
+
+    def _full(self) -> ApiError | None:
+        try:
+            self._service.check_room(1 if self._inside < self._most else self._most + 1)
+        except BusyError as error:
+            return api_error(error)
+        return None
 
 
 class Bounded:
