@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
+
 from serving import CHAT, DRAW
 
 PROMPTS = ("a red apple", "a purple car", "three yellow stars", "a dog", "two red cats", "a blue boat")

@@ -30,6 +30,7 @@ from itertools import count
 from pathlib import Path
 
 import psutil
+
 from load_mix import PROMPTS, QUESTIONS, Answer, Mix, asked, drawn, send
 from serving import CHAT, DRAW, Served
 

@@ -148,12 +148,13 @@ class Engine:
         """Read the prompts of requests, which then run. After an error none of them holds a slot."""
         prompts = [(one, prompt) for one in fresh for prompt in one.prompts]
         cuts = [picture_end(prompt, self.backend.config) if self.keep else 0 for _, prompt in prompts]
+        pairs = list(zip(prompts, cuts, strict=True))
         begun: list[int] = []
         try:
-            begun = self._beginnings.forks([prompt[:cut] for (_, prompt), cut in zip(prompts, cuts, strict=True) if cut])
-            for (one, _), cut in zip(prompts, cuts, strict=True):
+            begun = self._beginnings.forks([prompt[:cut] for (_, prompt), cut in pairs if cut])
+            for (one, _), cut in pairs:
                 one.slots += [begun.pop(0)] if cut else self.backend.open(1)
-            rests = [prompt[cut:] for (_, prompt), cut in zip(prompts, cuts, strict=True)]
+            rests = [prompt[cut:] for (_, prompt), cut in pairs]
             self.backend.extend([slot for one in fresh for slot in one.slots], rests)
         except BaseException:
             self.backend.close(begun)

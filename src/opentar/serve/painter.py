@@ -1,7 +1,7 @@
 """The painting queue: codes become pictures beside the engines, those that wait together where they are alike.
 
-Small pictures of one kind are painted in one batch, which takes two thirds of the time of one after the other. A picture
-comes out of it as it does alone, as far as the products of the de-tokenizer round alike (docs/serving.md).
+Small pictures of one kind are painted in one batch, which takes two thirds of the time of one after the other. A
+picture comes out of it as it does alone, as far as the products of the de-tokenizer round alike (docs/serving.md).
 """
 
 from __future__ import annotations
