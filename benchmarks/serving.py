@@ -30,13 +30,20 @@ class Served:
     def __init__(self, model: str) -> None:
         command = [sys.executable, "-m", "opentar", "serve", "--port", "0", "--model", model]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.url = ""
+        self.url = self.name = ""
+        """Where it listens, and what requests call the model."""
+
+    @property
+    def number(self) -> int:
+        """Of the process."""
+        return self._process.pid
 
     def __enter__(self) -> Served:
         assert self._process.stderr is not None
         line = self._process.stderr.readline().strip()
         if not line.startswith("serving "):
             raise SystemExit(line or "the server did not begin")
+        self.name = line.removeprefix("serving ").partition(" on ")[0]
         self.url = line.rsplit(" on ", 1)[1].removesuffix("/v1")
         return self
 

@@ -116,6 +116,30 @@ def test_whoever_is_let_go_gives_the_slots_back(engine: Engine, mixed: list[Requ
     assert engine.backend._numbers.used == 0  # type: ignore[attr-defined]
 
 
+def test_more_pictures_at_once_than_are_kept_are_those_of_one_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [Shown([(7 * place + start) % 50 for place in range(36)]) for start in range(2 * MOST + 1)]
+    requests = [
+        Request(turns=asked(picture, "\n", "is it red?"), grammar=Choice(texts=("yes", "no")))
+        for picture in [*pictures, pictures[0], pictures[-1]]
+    ]
+    alone = [engine.results([request])[0].probabilities for request in requests]
+    engine._beginnings.clear()
+    passes, plain = [], engine.backend.extend
+
+    def extend(slots, pieces) -> None:
+        passes.append(len(slots))
+        plain(slots, pieces)
+
+    monkeypatch.setattr(engine.backend, "extend", extend)
+    together = [done.probabilities for done in engine.results(requests)]
+    assert together == [pytest.approx(one, abs=1e-6) for one in alone]
+    assert passes[:2] == [MOST, MOST]
+    assert len(engine._beginnings._kept) == MOST == engine.backend._numbers.used
+    engine._beginnings.clear()
+
+
 def test_a_picture_asked_several_times_is_read_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     plain = engine.backend.extend

@@ -155,6 +155,87 @@ def test_a_full_queue_refuses_before_anything_is_decoded_and_the_others_end(serv
         assert live.http.post(DRAW, json={"prompt": "a dog", "n": 2}).status_code == 200
 
 
+def test_of_many_at_once_only_those_are_parsed_that_can_have_a_place(serving, monkeypatch) -> None:
+    from opentar.serve.routes import chat
+
+    parsed, plain = [], chat._Chat.__init__
+    monkeypatch.setattr(chat._Chat, "__init__", lambda self, *given: (parsed.append(1), plain(self, *given))[1])
+    with serving(batch=1, queue=3) as live:
+        engine = live.service.shelf.entry(None).loaded.engine
+        gate, step = threading.Event(), engine.step
+        engine.step = lambda: (gate.wait(20), step())[1]
+        # Heads of all of them first: one whose body is still to come takes no place.
+        bodies = [json.dumps(LONG | {"seed": seed, "max_tokens": 3}).encode() for seed in range(20)]
+        peers = []
+        for content in bodies:
+            peers.append(socket.create_connection(("127.0.0.1", live.port), 30))
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            peers[-1].sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode())
+        time.sleep(0.2)
+        assert live.service.active == 0
+        for peer, content in zip(peers, bodies, strict=True):
+            peer.sendall(content)
+        assert until(lambda: live.service.active == 4)
+        assert live.http.post(CHAT, content=b"{no JSON").status_code == 503
+        gate.set()
+        told = [peer.recv(4000) for peer in peers]
+        served = [answer for answer in told if answer.startswith(b"HTTP/1.1 200")]
+        refused = [answer for answer in told if answer.startswith(b"HTTP/1.1 503") and b"retry-after" in answer]
+        assert (len(served), len(refused), len(parsed)) == (4, 16, 4)
+        for peer in peers:
+            peer.close()
+        assert live.idle()
+        assert live.http.post(CHAT, json=LONG | {"max_tokens": 3}).status_code == 200
+
+
+def test_pictures_that_wait_are_painted_together_and_are_those_of_one_alone(live, monkeypatch) -> None:
+    from opentar.serve import painter
+
+    bodies = [{"prompt": "a dog", "seed": seed, "quality": "high"} for seed in range(5)]
+    bodies += [bodies[0] | {"detok": "ar"}, bodies[1] | {"quality": "low"}]
+    alone = [answer(live, DRAW, body) for body in bodies]
+    gate, plain, sizes = threading.Event(), painter.paint, []
+
+    def paint(parts, codes, *others):
+        gate.wait(20)
+        sizes.append(len(codes))
+        return plain(parts, codes, *others)
+
+    monkeypatch.setattr(painter, "paint", paint)
+    with concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:
+        found = [pool.submit(answer, live, DRAW, body) for body in bodies]
+        # One of them is at the gate.
+        assert until(lambda: live.service.painter.waiting == len(bodies) - 1)
+        gate.set()
+        assert [one.result() for one in found] == alone
+    assert sum(sizes) == len(bodies) and max(sizes) > 1
+    assert live.idle()
+
+
+def test_a_batch_that_cannot_be_painted_is_painted_one_by_one(live, monkeypatch) -> None:
+    from opentar.serve import painter
+
+    bodies = [{"prompt": "a dog", "seed": seed} for seed in range(4)]
+    alone = [answer(live, DRAW, body) for body in bodies]
+    gate, plain, failed = threading.Event(), painter.paint, []
+
+    def paint(parts, codes, *others):
+        gate.wait(20)
+        if len(codes) > 1:
+            failed.append(len(codes))
+            raise MemoryError
+        return plain(parts, codes, *others)
+
+    monkeypatch.setattr(painter, "paint", paint)
+    with concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:
+        found = [pool.submit(answer, live, DRAW, body) for body in bodies]
+        assert until(lambda: live.service.painter.waiting == len(bodies) - 1)
+        gate.set()
+        assert [one.result() for one in found] == alone
+    assert failed
+    assert live.idle()
+
+
 def test_whoever_is_late_is_told_and_lets_go(serving) -> None:
     with serving(seconds=0.5) as live:
         engine = live.service.shelf.entry(None).loaded.engine

@@ -36,8 +36,8 @@ class Engine:
         backend: runs the language model.
         builder: makes ids of conversations.
         batch: most requests side by side.
-        keep: keep the pictures of prompts for further questions about them. Each is then read by itself; without it
-            prompts are read together, which is faster where no picture comes twice.
+        keep: keep the pictures of prompts for further questions about them, which are then read apart from their
+            questions; without it whole prompts are read together, which is faster where no picture comes twice.
     """
 
     def __init__(self, backend: Backend, builder: PromptBuilder, batch: int = BATCH, keep: bool = True) -> None:
@@ -146,16 +146,18 @@ class Engine:
 
     def _read(self, fresh: Sequence[Running]) -> None:
         """Read the prompts of requests, which then run. After an error none of them holds a slot."""
-        rests: list[list[int]] = []
+        prompts = [(one, prompt) for one in fresh for prompt in one.prompts]
+        cuts = [picture_end(prompt, self.backend.config) if self.keep else 0 for _, prompt in prompts]
+        pairs = list(zip(prompts, cuts, strict=True))
+        begun: list[int] = []
         try:
-            for one in fresh:
-                for prompt in one.prompts:
-                    cut = picture_end(prompt, self.backend.config) if self.keep else 0
-                    kept = self._beginnings.slot(prompt[:cut]) if cut else None
-                    one.slots += self.backend.open(1) if kept is None else [self.backend.fork(kept)]
-                    rests.append(prompt[cut:])
+            begun = self._beginnings.forks([prompt[:cut] for (_, prompt), cut in pairs if cut])
+            for (one, _), cut in pairs:
+                one.slots += [begun.pop(0)] if cut else self.backend.open(1)
+            rests = [prompt[cut:] for (_, prompt), cut in pairs]
             self.backend.extend([slot for one in fresh for slot in one.slots], rests)
         except BaseException:
+            self.backend.close(begun)
             self._let_go(fresh)
             raise
         self._running += fresh

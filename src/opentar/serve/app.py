@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 
 from opentar import __version__
 from opentar.serve import errors
-from opentar.serve.guard import OPEN_PATHS, Bounded, Gate, Numbered
+from opentar.serve.guard import OPEN_PATHS, Bounded, Gate, Numbered, Room
 from opentar.serve.policy import DEFAULT, Policy
 from opentar.serve.rate import Rate
 from opentar.serve.routes import chat, decisions, health, images, models, moderations, responses
@@ -73,6 +73,7 @@ def create_app(
         app.include_router(family.router)
     # The last one added is the outermost.
     app.add_middleware(Bounded, limits=service.limits)
+    app.add_middleware(Room, service=service)
     app.add_middleware(Gate, keys=keys, hosts=hosts, rate=rate)
     app.add_middleware(Numbered, metrics=service.metrics)
     return app

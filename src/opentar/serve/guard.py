@@ -21,11 +21,21 @@ from opentar.serve.errors import ApiError, api_error
 from opentar.serve.limits import Limits
 from opentar.serve.metrics import Metrics
 from opentar.serve.rate import Rate
+from opentar.serve.refused import BusyError
 from opentar.serve.reply import ClientGone
+from opentar.serve.service import Service
 
 _LOG = logging.getLogger(__name__)
 OPEN_PATHS = ("/health", "/ready")
 """What is answered without a key."""
+WORK_PATHS = (
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/images/generations",
+    "/v1/decisions",
+    "/v1/moderations",
+)
+"""What takes a place in the queue."""
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -130,6 +140,68 @@ class Gate:
         assert self._rate is not None
         told = f"{self._rate.per_minute} requests a minute are answered to one key; try again in {seconds} seconds"
         return ApiError(429, told, headers={"Retry-After": str(seconds)})
+
+
+class Room:
+    """Refuses work where there is no room for it, before it is parsed: parsing holds up what runs.
+
+    A request whose body is there counts until its response begins, so that of many at once only those are parsed that
+    can have a place. One whose body is still to come counts for nothing.
+
+    Args:
+        app: what is behind it.
+        service: says whether there is room.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+        self._most = service.limits.batch + service.limits.queue
+        self._inside, self._turn = 0, asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in WORK_PATHS:
+            await self._app(scope, receive, send)
+            return
+        if (full := self._full()) is not None:
+            await full.response()(scope, receive, send)
+            return
+        counted = whole = False
+
+        async def watched() -> Message:
+            nonlocal counted, whole
+            message = await receive()
+            if not whole and message["type"] == "http.request" and not message.get("more_body", False):
+                whole = True
+                if (full := self._full()) is not None:
+                    raise full
+                counted = True
+                self._inside += 1
+                # One is parsed each time around the loop: whoever is refused meanwhile does not wait for all of them.
+                async with self._turn:
+                    await asyncio.sleep(0)
+            return message
+
+        async def told(message: Message) -> None:
+            done()
+            await send(message)
+
+        def done() -> None:
+            nonlocal counted
+            self._inside -= counted
+            counted = False
+
+        try:
+            await self._app(scope, watched, told)
+        finally:
+            done()
+
+    def _full(self) -> ApiError | None:
+        try:
+            self._service.check_room(1 if self._inside < self._most else self._most + 1)
+        except BusyError as error:
+            return api_error(error)
+        return None
 
 
 class Bounded:

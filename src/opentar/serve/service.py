@@ -111,13 +111,18 @@ class Service:
         room = self.limits.batch + self.limits.queue
         if count > room:
             raise UnsupportedError(f"{count} answers were asked for; one request may have {room} here", "n")
-        if self._places + count > room:
-            seconds = self.wait_seconds()
-            raise BusyError(f"{self._places} answers wait or run, of {room}; try again in {seconds} seconds", seconds)
+        self.check_room(count)
         self._places += count
         admission = Admission(self, entry, count)
         self._open.add(admission)
         return admission
+
+    def check_room(self, count: int = 1) -> None:
+        """Raise BusyError where so many further answers have no place now."""
+        room = self.limits.batch + self.limits.queue
+        if self._places + count > room:
+            seconds = self.wait_seconds()
+            raise BusyError(f"{self._places} answers wait or run, of {room}; try again in {seconds} seconds", seconds)
 
     def leave(self, admission: Admission) -> None:
         """An admission has ended; called by itself."""
