@@ -16,8 +16,9 @@ import torch
 from opentar.core.errors import NoMemoryError, OpenTarError
 from opentar.core.memory import is_out_of_memory
 from opentar.drawing import Steps, facts, paint, pictures_of
-from opentar.serve.events import Picture, Preview
+from opentar.serve.events import Picture
 from opentar.serve.refused import InternalError
+from opentar.serve.sketching import sketch
 from opentar.serve.units import Unit
 from opentar.serve.work import Draw
 
@@ -38,7 +39,8 @@ class _Watched(Steps):
 
     def __init__(self, unit: Unit, previews: int) -> None:
         super().__init__(None)
-        self._unit, self._wanted, self._shown = unit, previews, 0
+        # Looks at its codes count too.
+        self._unit, self._wanted, self._shown = unit, previews - unit.looks, 0
 
     def watch(self) -> Callback:
         """What the de-tokenizer calls after every step."""
@@ -50,8 +52,7 @@ class _Watched(Steps):
         # The finished picture is no preview, so they stand at equal shares of the way before it.
         due = done * (self._wanted + 1) // total
         if done < total and self._shown < self._wanted and due > self._shown:
-            picture = pictures_of(preview())[0]
-            self._unit.post(Preview(index=self._unit.index, picture=picture, number=self._shown))
+            self._unit.preview(pictures_of(preview())[0])
             self._shown = due
 
 
@@ -61,6 +62,7 @@ class Painter:
     def __init__(self, failed: Callable[[BaseException], object]) -> None:
         self._failed = failed
         self._waiting: deque[Unit] = deque()
+        self._sketches: deque[Unit] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="opentar-painter", daemon=True)
@@ -93,18 +95,39 @@ class Painter:
             self._waiting.append(unit)
             self._changed.notify()
 
+    def add_sketch(self, unit: Unit) -> None:
+        """Show what the codes of a unit so far look like, before the next picture is painted: it takes one step."""
+        with self._changed:
+            self._sketches.append(unit)
+            self._changed.notify()
+
     def _loop(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._stopping:
+                while not (self._waiting or self._sketches or self._stopping):
                     self._changed.wait()
                 if self._stopping:
                     return
-                unit = self._waiting.popleft()
+                queue, work = (self._sketches, self._sketch) if self._sketches else (self._waiting, self._paint)
+                unit = queue.popleft()
             if not unit.gone:
-                self._paint(unit)
+                work(unit)
             # A unit holds its model, which may have to go while nothing is painted.
             del unit
+
+    def _sketch(self, unit: Unit) -> None:
+        work = unit.work
+        assert isinstance(work, Draw)
+        codes = list(unit.so_far)
+        if not any(code is not None for code in codes):
+            return  # The engine has just begun again.
+        try:
+            with torch.no_grad():
+                unit.preview(sketch(unit.model.tar.parts, codes, work.settings, work.request.seed))
+        except Exception as error:
+            # Only a look is lost; whether the picture fails is told when it is painted.
+            self._failed(error)
+            told(error)
 
     def _paint(self, unit: Unit) -> None:
         work, tar = unit.work, unit.model.tar
