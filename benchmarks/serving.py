@@ -27,10 +27,10 @@ CHAT, DRAW = "/v1/chat/completions", "/v1/images/generations"
 class Served:
     """A server in a process of its own, as a context."""
 
-    def __init__(self, model: str) -> None:
-        command = [sys.executable, "-m", "opentar", "serve", "--port", "0", "--model", model]
+    def __init__(self, model: str, *options: str) -> None:
+        command = [sys.executable, "-m", "opentar", "serve", "--port", "0", "--model", model, *options]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.url = ""
+        self.url, self.pid = "", self._process.pid
 
     def __enter__(self) -> Served:
         assert self._process.stderr is not None
