@@ -27,8 +27,8 @@ CHAT, DRAW = "/v1/chat/completions", "/v1/images/generations"
 class Served:
     """A server in a process of its own, as a context."""
 
-    def __init__(self, model: str) -> None:
-        command = [sys.executable, "-m", "opentar", "serve", "--port", "0", "--model", model]
+    def __init__(self, model: str, *options: str) -> None:
+        command = [sys.executable, "-m", "opentar", "serve", "--port", "0", "--model", model, *options]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.url = self.name = ""
         """Where it listens, and what requests call the model."""

@@ -170,4 +170,4 @@ def test_a_damaged_source_writes_nothing(tmp_path: Path) -> None:
 def test_what_was_not_shown_to_lose_little_is_experimental() -> None:
     told = {to: [bool(experimental(to, calibrated=calibrated)) for calibrated in (False, True)] for to in TARGETS}
     for_sure = {to: [False, False] for to in TARGETS}
-    assert told == for_sure | dict.fromkeys(CALIBRATED, [True, False]) | {"gguf-q4_0": [True, True]}
+    assert told == for_sure | {to: [True, False] for to in CALIBRATED} | {"gguf-q4_0": [True, True]}

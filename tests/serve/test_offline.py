@@ -63,11 +63,15 @@ def ask():
             json={"model": "tiny", "messages": [{"role": "user", "content": [shown]}], "max_tokens": 3}, timeout=120,
         )
         answers.append(said.status_code)
+        if "--ui" in sys.argv:
+            # The page itself, and what it tells a browser to get: all from here.
+            for path in ("/ui/en/", "/ui/en/config", "/ui/zh/"):
+                answers.append(httpx2.get(url + path, timeout=120).status_code)
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
 
 threading.Thread(target=ask, daemon=True).start()
-code = main(["serve", "--model", "tiny=" + sys.argv[1], "--port", "8000"])
+code = main(["serve", "--model", "tiny=" + sys.argv[1], "--port", "8000", *sys.argv[2:]])
 print(json.dumps({"code": code, "answers": answers, "reached": reached}))
 """
 
@@ -78,6 +82,14 @@ from opentar.cli import main
 picture = sys.argv[1]
 codes = [main(["generate", "a red apple", "--scale", "2", "-o", picture]), main(["ask", picture, "what is it?"])]
 print(json.dumps({"codes": codes, "reached": reached}))
+"""
+EVALUATE = """
+import json
+from opentar.cli import main
+
+code = main(["eval", "nano", "--limit", "6", "--no-links"])
+print()
+print(json.dumps({"code": code, "reached": reached}))
 """
 CONNECT = """
 import json, socket
@@ -112,7 +124,7 @@ def run(script: str, *arguments: object) -> dict:
     done = subprocess.run(
         [*before, sys.executable, "-c", WATCH + script, *map(str, arguments)],
         env=environment | {"PYTHONPATH": source, "ALONE": str(int(bool(before)))},
-        capture_output=True, text=True, timeout=240,
+        capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -124,6 +136,18 @@ def test_the_watch_sees_who_reaches_out() -> None:
 
 def test_the_server_starts_and_answers(tiny_model) -> None:
     assert run(SERVE, tiny_model) == {"code": 0, "answers": [200, 200], "reached": []}
+
+
+def test_the_page_starts_and_answers(tiny_model) -> None:
+    pytest.importorskip("gradio", reason="needs the extra ui")
+    assert run(SERVE, tiny_model, "--ui") == {"code": 0, "answers": [200] * 5, "reached": []}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
+def test_the_evaluation_measures() -> None:
+    """With an empty cache: the judge is trained from what is installed."""
+    assert run(EVALUATE) == {"code": 0, "reached": []}
 
 
 def test_the_command_line_draws_and_reads(tmp_path) -> None:

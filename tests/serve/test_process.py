@@ -1,5 +1,6 @@
 """`opentar serve` as a process: what it refuses to begin, how it ends."""
 
+import asyncio
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import httpx2
 import pytest
 
 import opentar
+from opentar.serve.run import bind
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 CHAT = "/v1/chat/completions"
@@ -175,3 +177,24 @@ def test_a_port_that_is_taken(capfd) -> None:
         port = taken.getsockname()[1]
         assert main(["serve", "--port", str(port)]) == 2
     assert f"cannot listen on '127.0.0.1' port {port}" in capfd.readouterr().err
+
+
+def test_answers_are_sent_at_once() -> None:
+    """Nagle's algorithm is off: with it, the second piece of an answer waits for the client, 40 ms each time."""
+    found = []
+
+    class Peer(asyncio.Protocol):
+        def connection_made(self, transport) -> None:
+            found.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            transport.close()
+
+    async def meet() -> None:
+        with bind("127.0.0.1", 0) as bound:
+            server = await asyncio.get_running_loop().create_server(Peer, sock=bound)
+            reader, writer = await asyncio.open_connection(*bound.getsockname())
+            await reader.read()
+            writer.close()
+            server.close()
+
+    asyncio.run(meet())
+    assert found and all(found)

@@ -1,7 +1,7 @@
 """`opentar bench`: measure this machine, and a model on it beside the published way."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -59,17 +59,9 @@ def bench(
     from opentar.core.device import resolve_device
 
     output = Output(json)
-    chosen = run.Options(
-        works=tuple(works or ()),
-        seconds=seconds,
-        quick=quick,
-        baseline=baseline,
-        device=device,
-        also=tuple(also or ()),
-        passes=tuple(passes or ()),
-        code_passes=tuple(code_passes or ()),
-        engines=tuple(engines or ()),
-    )
+    lists = {"works": works, "also": also, "passes": passes, "code_passes": code_passes, "engines": engines}
+    given: Any = {name: tuple(values or ()) for name, values in lists.items()}
+    chosen = run.Options(seconds=seconds, quick=quick, baseline=baseline, device=device, **given)
     if plot is not None:
         check_plot(plot, overwrite)
     with output.working(), output.progress() as progress:

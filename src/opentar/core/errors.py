@@ -37,6 +37,10 @@ class ImageSizeError(ImageError):
     """A picture has more pixels or bytes than are read."""
 
 
+class ImageKindError(ImageError):
+    """What was given is no picture of a kind that is read."""
+
+
 class PromptError(OpenTarError):
     """A text that was given cannot be used."""
 

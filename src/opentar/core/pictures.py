@@ -15,7 +15,7 @@ from typing import IO, Any
 from PIL import Image
 
 from opentar.core.config import plain_number
-from opentar.core.errors import ImageError, ImageSizeError, shown
+from opentar.core.errors import ImageError, ImageKindError, ImageSizeError, shown
 from opentar.core.picture_arrays import is_array, picture_of
 from opentar.core.picture_colour import from_lab, in_srgb
 from opentar.core.picture_decoders import COMMON, HEIF, READ, STILL, heif_installed, is_heif
@@ -56,6 +56,7 @@ def open_picture(source: Source, name: str = "the picture", frame: int | None = 
     Raises:
         ImageError: missing, not a picture, damaged, under 2 pixels a side, or without such a frame.
         ImageSizeError: one of them, for more than 40 megapixels or 128 MiB.
+        ImageKindError: one of them, for what no reader knows by its beginning.
     """
     frame = plain_number(frame)
     if frame is not None and (not isinstance(frame, int) or isinstance(frame, bool) or frame < 0):
@@ -156,7 +157,7 @@ def _header(content: bytes, name: str) -> Image.Image:
         raise ImageSizeError(f"{name} is far over {MAX_PIXELS // 10**6} megapixels; give a smaller picture") from error
     # Decoders raise nearly anything on hostile bytes; their texts hold addresses and are not passed on.
     except Exception as error:
-        raise ImageError(f"{name} is not a picture that OpenTar reads; give a {COMMON} file") from error
+        raise ImageKindError(f"{name} is not a picture that OpenTar reads; give a {COMMON} file") from error
     if (image.format == "XPM" or content[:2] in (b"P1", b"P2", b"P3")) and len(content) > MAX_TEXT_KIND_BYTES:
         limit = MAX_TEXT_KIND_BYTES >> 20
         raise ImageSizeError(f"{name} is a picture in text of more than {limit} MiB; save it as PNG")

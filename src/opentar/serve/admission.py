@@ -232,6 +232,8 @@ class Admission:
                 self._first("choice")
             case Ended():
                 metrics.tokens.labels(name, "read").inc(event.prompt_tokens)
+                if event.reason == "length":
+                    metrics.cut_texts.labels(name).inc()
 
     def _first(self, what: str) -> None:
         if what not in self._heard:

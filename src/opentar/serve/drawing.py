@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 from opentar import asking
 from opentar.core.picture_formats import encode_picture
 from opentar.drawing import DrawOptions, plan, settings_of
+from opentar.serve.models import abilities
 from opentar.serve.refused import UnsupportedError
+from opentar.serve.sketching import can_sketch
 from opentar.serve.work import Draw
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ async def settings_for(admission: Admission, options: DrawOptions, size: str = "
     """
     model = admission.model
     if not model.config.detokenizers:
-        raise UnsupportedError(f"{model.name} does not draw: it has no de-tokenizer", "model")
+        able = ", ".join(abilities(model.config))
+        raise UnsupportedError(f"{model.name} does not draw, it has no de-tokenizer; {model.name} can {able}", "model")
     settings = settings_of(model.config, options)
     own = _named(await admission.side(settings.detok))
     if size in ("auto", own):
@@ -60,11 +63,16 @@ def _named(side: int) -> str:
 
 
 def drawings(
-    model: ServedModel, prompt: str, n: int, seed: int, settings: DrawSettings, previews: int = 0
+    model: ServedModel, prompt: str, n: int, seed: int, settings: DrawSettings, previews: int = 0, early: bool = False
 ) -> list[Draw]:
-    """`n` pictures of a prompt, with seeds that count up. Raises PromptError."""
+    """`n` pictures of a prompt, with seeds that count up. Raises PromptError.
+
+    `previews`: looks at each before it is finished. `early`: the first half of them while the codes are drawn, where
+    the de-tokenizer can do that; `settings_for` has loaded it.
+    """
     planned = plan(model.tar.parts, model.tar.known_words, asking.prompts(prompt), n, seed, settings)
-    return [Draw(drawing=one, settings=settings, previews=previews) for one in planned]
+    sketches = (previews + 1) // 2 if early and can_sketch(model.tar.parts, settings) else 0
+    return [Draw(drawing=one, settings=settings, previews=previews, sketches=sketches) for one in planned]
 
 
 async def as_base64(admission: Admission, event: Picture, kind: Format) -> str:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from opentar.core.errors import (
     ConfigError,
     ImageError,
+    ImageKindError,
     ImageSizeError,
     ModelError,
     NoMemoryError,
@@ -124,6 +125,8 @@ def api_error(error: Exception, param: str | None = None) -> ApiError:
             return ApiError(500, str(error), "internal_error")
         case ImageSizeError():
             return ApiError(400, str(error), "image_too_large", param)
+        case ImageKindError():
+            return ApiError(400, str(error), "unsupported_format", param)
         case ImageError():
             return ApiError(400, str(error), "invalid_image", param)
         case PromptError():

@@ -39,7 +39,7 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """A picture as it stands while it is painted."""
+    """A picture as it stands while its codes are drawn or it is painted."""
 
     index: int
     picture: Image.Image

@@ -22,6 +22,10 @@ class Metrics:
             "opentar_tokens", "Tokens: read (prompt), said (text) and drawn (codes).", ("model", "kind"),
             registry=self.registry,
         )  # fmt: skip
+        self.cut_texts = Counter(
+            "opentar_cut_texts", "Texts that a model did not end itself: cut at their limit.", ("model",),
+            registry=self.registry,
+        )  # fmt: skip
         self.refused = Counter(
             "opentar_refusals", "Requests that were not taken on, by reason.", ("reason",), registry=self.registry
         )

@@ -67,7 +67,12 @@ class Entry:
     @property
     def abilities(self) -> tuple[str, ...]:
         """What it can be asked for."""
-        return ("draw", "read", "say") if self.config.detokenizers else ("read", "say")
+        return abilities(self.config)
+
+
+def abilities(config: ModelConfig) -> tuple[str, ...]:
+    """What a model can be asked for. All read and say; those that have a de-tokenizer draw."""
+    return ("draw", "read", "say") if config.detokenizers else ("read", "say")
 
 
 class Shelf:

@@ -17,8 +17,9 @@ import torch
 from opentar.core.errors import NoMemoryError, OpenTarError
 from opentar.core.memory import is_out_of_memory
 from opentar.drawing import Steps, facts, paint, pictures_of
-from opentar.serve.events import Picture, Preview
+from opentar.serve.events import Picture
 from opentar.serve.refused import InternalError
+from opentar.serve.sketching import sketch
 from opentar.serve.units import Unit
 from opentar.serve.work import Draw
 
@@ -44,7 +45,10 @@ class _Watched(Steps):
 
     def __init__(self, units: Sequence[Unit]) -> None:
         super().__init__(None)
-        self._units, self._shown = units, [0] * len(units)
+        self._units = units
+        # Looks at codes count too.
+        self._wanted = [_draw_of(unit).previews - unit.looks for unit in units]
+        self._shown = [0] * len(units)
 
     def watch(self) -> Callback:
         """What the de-tokenizer calls after every step."""
@@ -55,12 +59,12 @@ class _Watched(Steps):
             raise _Left
         pictures: list[Image.Image] = []
         for row, unit in enumerate(self._units):
-            wanted, shown = _draw_of(unit).previews, self._shown[row]
+            wanted, shown = self._wanted[row], self._shown[row]
             # The finished picture is no preview, so they stand at equal shares of the way before it.
             due = done * (wanted + 1) // total
             if done < total and shown < wanted and due > shown and not unit.gone:
                 pictures = pictures or pictures_of(preview())
-                unit.post(Preview(index=unit.index, picture=pictures[row], number=shown))
+                unit.preview(pictures[row])
                 self._shown[row] = due
 
 
@@ -70,6 +74,7 @@ class Painter:
     def __init__(self, failed: Callable[[BaseException], object]) -> None:
         self._failed = failed
         self._waiting: deque[Unit] = deque()
+        self._sketches: deque[Unit] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="opentar-painter", daemon=True)
@@ -102,18 +107,27 @@ class Painter:
             self._waiting.append(unit)
             self._changed.notify()
 
+    def add_sketch(self, unit: Unit) -> None:
+        """Show what the codes of a unit so far look like, before the next picture is painted: it takes one step."""
+        with self._changed:
+            self._sketches.append(unit)
+            self._changed.notify()
+
     def _loop(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self._stopping:
+                while not (self._waiting or self._sketches or self._stopping):
                     self._changed.wait()
                 if self._stopping:
                     return
-                units = self._next()
+                sketched = self._sketches.popleft() if self._sketches else None
+                units = [] if sketched else self._next()
+            if sketched and not sketched.gone:
+                self._sketch(sketched)
             if units:
                 self._paint(units)
             # A unit holds its model, which may have to go while nothing is painted.
-            del units
+            del units, sketched
 
     def _next(self) -> list[Unit]:
         """The first that waits, with those that can be painted beside it; the others keep their order."""
@@ -129,6 +143,18 @@ class Painter:
                 others.append(unit)
         self._waiting = others
         return units
+
+    def _sketch(self, unit: Unit) -> None:
+        work, codes = _draw_of(unit), list(unit.so_far)
+        if not any(code is not None for code in codes):
+            return  # The engine has just begun again.
+        try:
+            with torch.no_grad():
+                unit.preview(sketch(unit.model.tar.parts, codes, work.settings, work.request.seed))
+        except Exception as error:
+            # Only a look is lost; whether the picture fails is told when it is painted.
+            self._failed(error)
+            told(error)
 
     def _paint(self, units: list[Unit]) -> None:
         model, settings = units[0].model, _draw_of(units[0]).settings

@@ -133,7 +133,7 @@ class Responding:
             settings = replace(settings, top_p=body.top_p)
         before = [*earlier, *await turns_of(self._messages[:-1], admission, self._limits)]
         try:
-            (work,) = drawings(model, self._prompt, 1, self._seed, settings, tool.partial_images)
+            (work,) = drawings(model, self._prompt, 1, self._seed, settings, tool.partial_images, early=True)
             self._turns = [*before, *work.request.turns]
             request = replace(work.request, turns=turns_before(self._turns, body.instructions))
             await admission.submit([replace(work, drawing=replace(work.drawing, request=request))])

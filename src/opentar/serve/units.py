@@ -11,11 +11,13 @@ from opentar.engine.events import Event as Told
 from opentar.engine.jobs import Job
 from opentar.engine.request import Text
 from opentar.engine.running import most_said
-from opentar.serve.events import Chosen, Code, Ended, Event, Token
+from opentar.serve.events import Chosen, Code, Ended, Event, Preview, Token
 from opentar.serve.speech import Speech
 from opentar.serve.work import Draw, Say, Work
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from opentar.serve.models import ServedModel
 
 Post = Callable[["Unit", "Event | OpenTarError"], object]
@@ -39,6 +41,11 @@ class Unit:
         """Nobody waits for it any longer."""
         self.codes: tuple[int, ...] = ()
         """Of a drawing, when it is drawn."""
+        self.so_far: list[int | None] = []
+        """The same while it is drawn; None where none is drawn yet."""
+        self.looks = 0
+        """Previews that were told."""
+        self._asked = 0
         self.speech: Speech | None = None
         self._told = 0
         self.restart()
@@ -46,6 +53,7 @@ class Unit:
     def restart(self) -> None:
         """The engine begins again; what was told already is not told a second time, for it will be the same."""
         self._skip, self._answered, self._most = self._told, 0, 0
+        self.so_far = []
         if isinstance(self.work, Say):
             self.speech = Speech(self.model.tokenizer, self.work.stop)
             self._most = most_said(self.job, self.model.positions)
@@ -62,6 +70,8 @@ class Unit:
                 self.post(error)
                 return True
             case CodeDrawn(code=code, step=step, total=total, place=place):
+                self.so_far = self.so_far or [None] * total
+                self.so_far[place] = code
                 self._tell(Code(index=self.index, code=code, step=step, total=total, place=place))
                 return False
             case TokenSaid():
@@ -76,6 +86,23 @@ class Unit:
                     self.end(0)
                 return True
         raise AssertionError(event)
+
+    def preview(self, picture: Image.Image) -> None:
+        """Show the picture as it stands."""
+        self.post(Preview(index=self.index, picture=picture, number=self.looks))
+        self.looks += 1
+
+    def sketch_is_due(self) -> bool:
+        """Whether enough codes are drawn for the next look at them; each look is due once.
+
+        The first of few comes early: after a third of the codes, or a quarter where there are two.
+        """
+        wanted = self.work.sketches if isinstance(self.work, Draw) else 0
+        drawn = len(self.so_far) - self.so_far.count(None)
+        if self._asked >= wanted or drawn * (wanted + 2) < len(self.so_far) * (self._asked + 1):
+            return False
+        self._asked += 1
+        return True
 
     def end(self, answered: int, reason: str = "stop") -> None:
         """The answer is complete."""

@@ -18,7 +18,9 @@ class Draw:
     settings: DrawSettings
     """How it is painted."""
     previews: int = 0
-    """How often the picture is shown while it is painted, evenly over the painting."""
+    """How often the picture is shown before it is finished, at most."""
+    sketches: int = 0
+    """How many of these looks come while its codes are drawn; the others come evenly over the painting."""
 
     @property
     def request(self) -> Request:

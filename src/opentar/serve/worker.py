@@ -114,8 +114,12 @@ class Worker:
             ended = []
             for event in events:
                 unit = units.get(event.ticket)
-                if unit is not None and unit not in ended and unit.take(event):
+                if unit is None or unit in ended:
+                    continue
+                if unit.take(event):
                     ended.append(unit)
+                elif unit.sketch_is_due():
+                    self._painter.add_sketch(unit)
         except Exception as error:
             self._failed(error)
             self._begin_again(model, error)

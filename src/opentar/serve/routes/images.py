@@ -42,7 +42,7 @@ class ImageRequest(Strict):
     ] = None
     background: Annotated[str | None, only("auto", "opaque", what="pictures are opaque")] = None
     style: Annotated[str | None, only(what="there are no styles; say it in the prompt")] = None
-    stream: bool = Field(False, description="Send events while the picture is painted.")
+    stream: bool = Field(False, description="Send events while the picture is made.")
     partial_images: int = Field(0, ge=0, le=3, description="Previews of a streamed picture.")
     moderation: Ignored = None
     user: Ignored = None
@@ -138,7 +138,8 @@ class _Drawing:
         except OpenTarError as error:
             raise api_error(error, "detok") from error
         try:
-            works = drawings(model, body.prompt, body.n, seed_or_any(body.seed), settings, body.partial_images)
+            seed = seed_or_any(body.seed)
+            works = drawings(model, body.prompt, body.n, seed, settings, body.partial_images, early=True)
             await admission.submit(works)
         except OpenTarError as error:
             raise api_error(error, "prompt") from error
