@@ -39,7 +39,7 @@ _THINGS: dict[bool, tuple[Word, ...]] = {
         ("kite", "风筝"), ("astronaut", "宇航员"), ("scarf", "围巾"), ("peacock", "孔雀"), ("hedgehog", "刺猬"),
     ),
     True: (
-        ("giraffe", "长颈鹿"), ("pirate", "海盗"), ("table", "桌子"), ("ladder", "梯子"), ("wheelbarrow", "手推车"),
+        ("giraffe", "长颈鹿"), ("pirate", "海盗"), ("table", "桌子"), ("ladder", "梯子"), ("stapler", "订书机"),
         ("flamingo", "火烈鸟"), ("ghost", "幽灵"),
     ),
 }  # fmt: skip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from string import Formatter
 
 import numpy as np
 
@@ -15,13 +15,15 @@ from opentar.nano.world.captions import article, concept_of, listed, plain
 from opentar.nano.world.layout import Draws
 from opentar.nano.world.spec import MOSAIC, SceneSpec, counted
 
+SLOT = re.compile(r"{(\w+)}")
+"""A place of a template that is filled."""
+
 _ONLY_SINGLE = {"bare", "bare_zh", "bare_en", "described"}
-_ONLY_COUNTED = {"many", "measure"}
 
 
 def slots(text: str) -> set[str]:
     """The names in braces of a template."""
-    return {name for _, name, _, _ in Formatter().parse(text) if name}
+    return set(SLOT.findall(text))
 
 
 def fits(template: Template, spec: SceneSpec) -> bool:
