@@ -1,4 +1,4 @@
-"""The recipe of the next training: its samples can be built, its words are known, and the present recipe is untouched."""
+"""The recipe of the next training: samples can be built, words are known, the present one is as it was."""
 
 import json
 from dataclasses import replace
@@ -11,6 +11,8 @@ from opentar.core.config import to_dict
 from opentar.language.known_words import KnownWords
 from opentar.language.prompt import Drawn, PromptBuilder, Shown
 from opentar.language.tokenizer import train_bpe
+from opentar.nano.benchmarks.honest import denies, honest_set
+from opentar.nano.benchmarks.wording import worded_things
 from opentar.nano.bundle import known_words
 from opentar.nano.corpus import SceneCorpus
 from opentar.nano.recipes import nano, nano_words
@@ -18,7 +20,9 @@ from opentar.nano.stages.pictures import ScenePictures
 from opentar.nano.steps import recipe_of
 from opentar.nano.tasks import TextTasks
 from opentar.nano.worded_tasks import TalkTask, WordedDrawTask, template_texts, worded_task, worded_words
+from opentar.nano.wording.honest import PAIRED
 from opentar.nano.wording.strangers import descriptions, things
+from opentar.nano.wording.templates import FAMILIES
 from opentar.vocab import Vocab
 
 
@@ -40,9 +44,9 @@ def test_the_recipe_differs_in_language_alone() -> None:
 
 def test_samples_are_repeatable_and_fit_the_model(corpus: SceneCorpus) -> None:
     settings = replace(nano_words().joint, worded=1.0, talked=1.0, after_drawing=0.5)
-    tokenizer = train_bpe(template_texts(), 400)
+    tokenizer = train_bpe(template_texts(), 600)
     vocab = Vocab(text_size=tokenizer.size, codebook_size=4096, grid_side=12)
-    prompts = PromptBuilder(tokenizer, vocab, limit=4096)
+    prompts = PromptBuilder(tokenizer, vocab, limit=512)
     draw = WordedDrawTask(corpus=corpus, settings=settings, lang="en")
     talk = TalkTask(corpora=[corpus] * 3, settings=settings, lang="zh")
     lengths = set()
@@ -73,3 +77,23 @@ def test_words_of_templates_become_known_and_strangers_do_not() -> None:
             *things(lang, held_out=True),
         ):
             assert known.split(word)[1], word
+
+
+def test_a_denial_is_read_as_one() -> None:
+    for said in ("none", "no", "There is no dog.", "There are no jeans.", "I am not sure.", "Nothing."):
+        assert denies(said)
+    for said in ("three", "a notebook", "on the left", ""):
+        assert not denies(said)
+
+
+def test_the_sets_of_the_evaluation_are_fixed_and_balanced() -> None:
+    things = worded_things(18)
+    assert things == worded_things(30)[:18]
+    assert len({one.concept for one in things}) == 18
+    assert {one.families["en"] for one in things} == set(FAMILIES) - {"plural"}
+    specs, asked = honest_set(6)
+    assert asked[: len(honest_set(3)[1])] == honest_set(3)[1] and len(specs) == 6
+    kinds = [one.qa.kind for one in asked]
+    for kind in PAIRED:
+        assert kinds.count(kind) == kinds.count(f"no_{kind}")
+    assert kinds.count("stranger") == 6

@@ -290,8 +290,8 @@ def smoke() -> NanoSettings:
 def nano_words() -> NanoSettings:
     """The next training, with language as people use it: `opentar train nano --recipe nano_words --out RUN`.
 
-    Everything up to the corpora and the painters is that of `nano`; tokenizer of text, `joint` and `tune` differ. Half as
-    many steps more, for prompts are more varied. Not trained yet, so there are no times and no scores.
+    Everything up to the corpora and the painters is that of `nano`; tokenizer of text, `joint` and `tune` differ. They
+    have half as many steps more, for prompts are more varied. Not trained yet, so there are no times and no scores.
     """
     recipe = nano()
 

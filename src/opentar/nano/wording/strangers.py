@@ -13,7 +13,8 @@ Word = tuple[str, str]
 _DESCRIPTIONS: dict[bool, tuple[Word, ...]] = {
     False: (
         ("cute", "可爱的"), ("beautiful", "美丽的"), ("big", "大"), ("small", "小"), ("old", "旧的"),
-        ("shiny", "闪亮的"), ("happy", "快乐的"), ("funny", "有趣的"), ("ugly", "丑的"), ("huge", "巨大的"), ("fluffy", "毛茸茸的"),
+        ("shiny", "闪亮的"), ("happy", "快乐的"), ("funny", "有趣的"), ("ugly", "丑的"), ("huge", "巨大的"),
+        ("fluffy", "毛茸茸的"),
         ("wooden", "木头的"), ("modern", "现代的"), ("lovely", "好看的"),
     ),
     True: (
@@ -24,7 +25,8 @@ _DESCRIPTIONS: dict[bool, tuple[Word, ...]] = {
 _PLACES: dict[bool, tuple[Word, ...]] = {
     False: (
         ("on the street", "街上的"), ("in the park", "公园里的"), ("in the kitchen", "厨房里的"),
-        ("at night", "夜里的"), ("in the rain", "雨中的"), ("on the beach", "海滩上的"), ("in the garden", "花园里的"), ("at home", "家里的"),
+        ("at night", "夜里的"), ("in the rain", "雨中的"), ("on the beach", "海滩上的"),
+        ("in the garden", "花园里的"), ("at home", "家里的"),
         ("in the forest", "森林里的"), ("on the grass", "草地上的"),
     ),
     True: (
