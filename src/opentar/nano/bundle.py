@@ -45,10 +45,10 @@ DATA = (
 )
 
 
-def bundle(storage: str, out: Path, words: Sequence[str] | None = None) -> dict[str, float]:
+def bundle(storage: str, out: Path, known: Sequence[str] | None = None) -> dict[str, float]:
     """Write `out`/bundle/model, a whole model folder stored as `storage` says; returns its size in MB.
 
-    `words` are those that the model knows, None for `known_words()`.
+    `known` are the words that the model knows, None for `known_words()`.
     A broken-off bundle is simply made again: nothing is trained here.
     """
     work, model = out / "bundle" / "parts", out / "bundle" / "model"
@@ -72,7 +72,7 @@ def bundle(storage: str, out: Path, words: Sequence[str] | None = None) -> dict[
         name="nano",
         parts=tuple(parts),
         defaults=Defaults(draw=DRAW),
-        known_words=known_words() if words is None else tuple(words),
+        known_words=known_words() if known is None else tuple(known),
         licence=LICENCE,
         data=DATA,
     )
