@@ -54,7 +54,9 @@ def test_keys_are_those_that_the_documentation_names(scored: tuple[dict, Path]) 
     assert {key for key in flat if key.startswith(("geneval.", "pope."))} == wanted
     assert {f"judge.{key}" for key in wanted} | {"judge.counterpart"} == {k for k in flat if k.startswith("judge.")}
     assert {"meta.checkpoint", "meta.seed", "meta.detokenizer", "meta.scale", "meta.seconds"} <= set(flat)
-    assert {key.split(".")[0] for key in flat} == {"geneval", "pope", "judge", "meta"}
+    assert {key.split(".")[0] for key in flat} == {"geneval", "pope", "wording", "honest", "judge", "meta"}
+    assert {"wording.plain", "wording.held_out", "wording.held_out_zh", "wording.ratio"} <= set(flat)
+    assert {"honest.absent.count", "honest.present.count", "honest.stranger", "honest.overall"} <= set(flat)
     assert (flat["meta.seed"], flat["meta.prompts"]) == (3, 7)
 
 

@@ -63,12 +63,13 @@ def test_a_stage_has_one_writer(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_whole_way_with_a_smoke_recipe(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["smoke", "smoke_words"])
+def test_the_whole_way_with_a_smoke_recipe(tmp_path: Path, name: str) -> None:
     """Every stage for three steps, then the bundled folder draws and answers (nonsense, but whole)."""
     from opentar.pipeline import Tar
 
-    scores = train(recipe_of("smoke"), tmp_path, list(recipe_of("smoke").steps), quiet=True)
-    assert set(scores) == set(recipe_of("smoke").steps)
+    scores = train(recipe_of(name), tmp_path, list(recipe_of(name).steps), quiet=True)
+    assert set(scores) == set(recipe_of(name).steps)
     assert scores["bundle"]["megabytes"] <= 20, "the parts have the sizes of the nano recipe, and its bundle a limit"
     tar = Tar.from_pretrained(tmp_path / "bundle" / "model")
     (picture,) = tar.generate("three red apples", seed=3)
@@ -76,7 +77,7 @@ def test_the_whole_way_with_a_smoke_recipe(tmp_path: Path) -> None:
     assert isinstance(tar.ask(picture, "Is there an apple in the picture?"), str)
     assert read_scores(tmp_path, "bundle") == scores["bundle"]
     before = (tmp_path / "joint" / "log.jsonl").read_text()
-    train(recipe_of("smoke"), tmp_path, ["joint"], quiet=True)
+    train(recipe_of(name), tmp_path, ["joint"], quiet=True)
     assert (tmp_path / "joint" / "log.jsonl").read_text() == before, "an ended stage is not trained again"
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,10 @@ DATA = (
 )
 
 
-def bundle(storage: str, out: Path) -> dict[str, float]:
+def bundle(storage: str, out: Path, known: Sequence[str] | None = None) -> dict[str, float]:
     """Write `out`/bundle/model, a whole model folder stored as `storage` says; returns its size in MB.
 
+    `known` are the words that the model knows, None for `known_words()`.
     A broken-off bundle is simply made again: nothing is trained here.
     """
     work, model = out / "bundle" / "parts", out / "bundle" / "model"
@@ -70,7 +72,7 @@ def bundle(storage: str, out: Path) -> dict[str, float]:
         name="nano",
         parts=tuple(parts),
         defaults=Defaults(draw=DRAW),
-        known_words=known_words(),
+        known_words=known_words() if known is None else tuple(known),
         licence=LICENCE,
         data=DATA,
     )

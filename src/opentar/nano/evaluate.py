@@ -1,7 +1,8 @@
 """`opentar eval nano`: the 600 GenEval-like drawings, the POPE-like questions, and every link of the chain.
 
-Scores are nested mappings; `report.flatten` gives them dotted keys (`geneval.two_object`, `pope.random.f1`,
-`judge.pope.random.f1`, `meta.seed`). `judge` holds the same numbers for ground-truth pictures.
+Beside them stand wordings that no recipe trains on and questions about what is not there. Scores are nested mappings;
+`report.flatten` gives them dotted keys (`geneval.two_object`, `pope.random.f1`, `wording.held_out`,
+`honest.absent.count`, `judge.pope.random.f1`, `meta.seed`). `judge` holds the same numbers for ground-truth pictures.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from opentar.eval.kernel_distance import kernel_distance
 from opentar.eval.runner import run
 from opentar.nano.benchmarks import geneval
 from opentar.nano.benchmarks.drawings import Drawings
+from opentar.nano.benchmarks.honest import HONEST_SIZE, Honest
 from opentar.nano.benchmarks.links import LINK_SCENES, link_scores, to_judge
 from opentar.nano.benchmarks.questions import Questions, even_questions
+from opentar.nano.benchmarks.wording import WORDING_SIZE, Wordings, worded_things
 from opentar.nano.compare import compare
 from opentar.nano.judge.judge import Judge
 from opentar.nano.judge.probe import probe_key
@@ -91,13 +94,14 @@ def evaluate(
     questions = Questions(judge, even_questions(len(prompts) / _ALL))
     pictures, scores = run(tar, drawing, detok=detok, scale=scale, passes=passes, progress=progress)
     answers, reading_scores = run(tar, questions, progress=progress)
+    words = _words(tar, judge, len(prompts) / _ALL, seed=seed, detok=detok, scale=scale, progress=progress)
     meta = _described(tar, judge, detok, scale) | {"passes": passes} | told | {"counts": scores.pop("counts")}
     if links:
         meta["links"] = _links(tar, judge, len(prompts) / _ALL, progress, seed=seed, detok=detok, scale=scale)
     outcomes = _outcomes(tar, drawing, pictures, questions.marked(answers), meta, scores)
     meta["effnet_kid"] = kernel_distance(outcomes.drawn_features, outcomes.true_features)
     judged = {**scores["judge"], "pope": reading_scores["judge"]}
-    result = {"geneval": scores["geneval"], "pope": reading_scores["pope"], "judge": judged, "meta": meta}
+    result = {"geneval": scores["geneval"], "pope": reading_scores["pope"], **words, "judge": judged, "meta": meta}
     if before is not None:
         check_comparable(meta, before.meta, Path(str(against)))
         agreed = agreements(tar.engine(), before.said, progress=part_of(progress, "agreement"))
@@ -105,6 +109,16 @@ def evaluate(
     meta["seconds"] = round(time.perf_counter() - started, 1)
     _keep(folder, result, drawing.judged(pictures), prompts, outcomes)
     return result
+
+
+def _words(
+    tar: Tar, judge: Judge, part: float, *, seed: int, detok: str | None, scale: int | None, progress: Progress | None
+) -> dict[str, Any]:
+    """Held-out wordings and honest answers, as much of them as of the other drawings and questions."""
+    wordings = Wordings(judge, worded_things(max(2, round(WORDING_SIZE * part))), seed=seed)
+    honest = Honest(max(2, round(HONEST_SIZE * part)))
+    drawn = run(tar, wordings, detok=detok, scale=scale, progress=progress)[1]
+    return {"wording": drawn, "honest": run(tar, honest, progress=progress)[1]}
 
 
 def _links(tar: Tar, judge: Judge, part: float, progress: Progress | None, **drawn: Any) -> dict[str, Any]:

@@ -86,6 +86,10 @@ def markdown(scores: Mapping[str, Any]) -> str:
     for setting, one in scores["pope"].items():
         row = " | ".join(f"{one[key]:.3f}" for key in ("accuracy", "precision", "recall", "f1", "yes_ratio"))
         lines.append(f"| {setting} | {row} | {scores['judge']['pope'][setting]['accuracy']:.3f} |")
+    for name, title in (("wording", "Wordings that were never trained"), ("honest", "What is not there")):
+        values = flatten(scores.get(name, {}))
+        lines += ["", f"## {title}", "", "| score | value |", "|---|---|"]
+        lines += [f"| {key} | {value:.3f} |" for key, value in values.items()]
     for link, values in meta.get("links", {}).items():
         lines += ["", f"## Link: {link}", "", "| score | value |", "|---|---|"]
         lines += [f"| {name} | {value:.3f} |" for name, value in values.items()]

@@ -13,7 +13,7 @@ from opentar.data.pictures import PictureData
 from opentar.image_to_tokens.ta_tok import TATok
 from opentar.language.folder import load_language
 from opentar.language.prompt import PromptBuilder
-from opentar.nano.bundle import bundle
+from opentar.nano.bundle import bundle, known_words
 from opentar.nano.corpus import CorpusSettings, SceneCorpus, read_scenes, write_scenes
 from opentar.nano.looks import DrawLook, ReadLook, TextLook
 from opentar.nano.recipes import SETTINGS, NanoSettings
@@ -24,6 +24,7 @@ from opentar.nano.stages.ta_tok import SceneTATokStage
 from opentar.nano.stages.teacher import TeacherStage
 from opentar.nano.tasks import JointSettings, TextTasks, joint_task
 from opentar.nano.tokenizer import build_tokenizer
+from opentar.nano.worded_tasks import WordedSettings, stranger_texts, template_texts, worded_task, worded_words
 from opentar.tokens_to_image.autoencoder import Autoencoder
 from opentar.tokens_to_image.vqgan import LatentVQ
 from opentar.train.recipe import Gate, Recipe, Run, Step, trained
@@ -34,6 +35,9 @@ from opentar.train.stages.diffusion import FlowStage
 from opentar.train.stages.draft import DraftStage
 from opentar.train.stages.language import LanguageStage
 from opentar.train.stages.latent_vq import LatentVQStage
+
+TEMPLATE_REPEATS = 50
+"""How often a tokenizer is shown the words of templates, which stand in many more samples than that."""
 
 
 def recipe_of(name: str) -> Recipe:
@@ -150,8 +154,15 @@ def _painting(settings: NanoSettings) -> dict[str, Step]:
 def _ending(settings: NanoSettings) -> dict[str, Step]:
     """The parts put together."""
     return {
-        "bundle": Step(run=lambda out, quiet: bundle(settings.storage, out), needs=("tune", "polish", "ar")),
+        "bundle": Step(
+            run=lambda out, quiet: bundle(settings.storage, out, _words(settings)), needs=("tune", "polish", "ar")
+        ),
     }
+
+
+def _words(settings: NanoSettings) -> tuple[str, ...] | None:
+    """The words of a model that learned worded prompts; None for those of captions and questions alone."""
+    return worded_words(known_words()) if isinstance(settings.joint, WordedSettings) else None
 
 
 def _result(out: Path, step: str) -> Path:
@@ -245,9 +256,11 @@ def _joint(
     heads = DenseHeads(settings.teacher.vision.hidden_size, concept_embeddings())
     strict_load(heads, load_part(_result(out, "teacher") / "heads")[1], "the teacher's heads")
     corpora = corpora_of(settings, out, latents=False)
+    texts = TextTasks(settings.text)
+    task = worded_task(own, corpora, texts) if isinstance(own, WordedSettings) else joint_task(own, corpora, texts)
     return LanguageStage(
         own,
-        joint_task(own, corpora, TextTasks(settings.text)),
+        task,
         builder_of(settings, out),
         name=name,
         start=start,
@@ -262,7 +275,9 @@ def _joint(
 def builder_of(settings: NanoSettings, out: Path) -> PromptBuilder:
     """The builder of sequences, after its tokenizer was made."""
     model = settings.text.model
-    tokenizer = build_tokenizer(out / "text" / "tokenizer", model.text_size)
+    worded = isinstance(settings.joint, WordedSettings)
+    more = [*template_texts(), *stranger_texts()] * TEMPLATE_REPEATS if worded else ()
+    tokenizer = build_tokenizer(out / "text" / "tokenizer", model.text_size, more)
     return PromptBuilder(tokenizer, model.vocab, limit=model.max_length)
 
 
