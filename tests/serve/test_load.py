@@ -16,7 +16,14 @@ from PIL import Image
 
 CHAT = "/v1/chat/completions"
 DRAW = "/v1/images/generations"
-LONG = {"model": "tiny", "messages": [{"role": "user", "content": "a dog"}], "max_tokens": 400, "temperature": 2.0}
+# With this seed the answer does not end by itself.
+LONG = {
+    "model": "tiny",
+    "messages": [{"role": "user", "content": "a dog"}],
+    "max_tokens": 400,
+    "temperature": 2.0,
+    "seed": 1,
+}
 
 
 def send(live, path: str, body: dict) -> socket.socket:

@@ -72,8 +72,7 @@ def evaluate(
         detok: de-tokenizer, None for the model's own choice.
         scale: index of the code grid to draw at, None for the model's own choice.
         passes: how many codes a pass of the AR de-tokenizer draws, by name (`Tar.generate`).
-        out_dir: empty or new folder for report.md, scores.json, the sheets and all drawings. Where they cannot be
-            written in the end, `meta.report_error` says why, and a ReportWarning.
+        out_dir: empty or new folder for the report; `meta.report_error` and a ReportWarning say why it was not written.
         against: folder of another model's report of the same kind; then `against` of the result says what is lost.
         samples: drawings of each prompt, with seeds counted up.
         links: also score autoencoder, tokenizer and language on their own (`meta.links`).
@@ -86,18 +85,18 @@ def evaluate(
     """
     _check_drawing(tar, seed=seed, samples=samples, detok=detok, scale=scale)
     prompts = geneval.even_prompts(limit)
+    share = len(prompts) / _ALL
     told = {"seed": seed, "samples": samples, "prompts": len(prompts)}
     before = None if against is None else _before(Path(against), told)
     folder, started = None if out_dir is None else check_folder(Path(out_dir)), time.perf_counter()
     judge = judge or Judge(progress=part_of(progress, "building the judge"))
-    drawing = Drawings(judge, prompts, seed=seed, samples=samples)
-    questions = Questions(judge, even_questions(len(prompts) / _ALL))
+    drawing, questions = Drawings(judge, prompts, seed=seed, samples=samples), Questions(judge, even_questions(share))
     pictures, scores = run(tar, drawing, detok=detok, scale=scale, passes=passes, progress=progress)
     answers, reading_scores = run(tar, questions, progress=progress)
-    words = _words(tar, judge, len(prompts) / _ALL, seed=seed, detok=detok, scale=scale, progress=progress)
-    meta = _described(tar, judge, detok, scale) | {"passes": passes} | told | {"counts": scores.pop("counts")}
+    words = _words(tar, judge, share, seed=seed, detok=detok, scale=scale, progress=progress)
+    meta = _described(tar, judge, detok, scale) | told | {"passes": passes, "counts": scores.pop("counts")}
     if links:
-        meta["links"] = _links(tar, judge, len(prompts) / _ALL, progress, seed=seed, detok=detok, scale=scale)
+        meta["links"] = _links(tar, judge, share, progress, seed=seed, detok=detok, scale=scale)
     outcomes = _outcomes(tar, drawing, pictures, questions.marked(answers), meta, scores)
     meta["effnet_kid"] = kernel_distance(outcomes.drawn_features, outcomes.true_features)
     judged = {**scores["judge"], "pope": reading_scores["judge"]}
