@@ -1,7 +1,7 @@
 """Captions of any number of pictures, in order: opened ahead in a thread, encoded in groups, said in batches.
 
 ```
-names --one thread--> pixels --groups of ENCODED--> codes --engine, up to `batch_size` side by side--> captions
+names --one thread--> pixels --another, groups of ENCODED--> codes --engine, `batch_size` side by side--> captions
 ```
 The results come in the order of the pictures. Held at a time are one decoded picture, the small pixels of those that
 wait for the encoder, and codes and texts of a window of pictures: ten thousand take no more memory than a hundred.
@@ -194,6 +194,10 @@ class _Run:
         # One thread: Pillow lets the others run while it decodes, and `warnings`, which it needs quiet, is not
         # made for several.
         self._reader = ThreadPoolExecutor(1, "opentar-pictures")
+        # Beside the engine: both wait for memory often enough to share the cores well.
+        self._encoder = ThreadPoolExecutor(1, "opentar-encoder")
+        self._encoded: Future[list[tuple[_Place, list[int]]]] | None = None
+        """The group that is on its way to the engine."""
         self._unread: deque[_Place] = deque()
         self._places: deque[_Place] = deque()
         self._asked: dict[int, _Place] = {}
@@ -210,9 +214,17 @@ class _Run:
         return bool(self._places)
 
     def advance(self) -> None:
-        """Give the engine pictures where it has room for a group, and let it do one step."""
-        while self._unread and len(self._asked) + self._group <= self._engine.batch:
-            self._ask([self._unread.popleft() for _ in range(min(self._group, len(self._unread)))])
+        """Encode the next group beside the engine, hand it over when there is room, and let the engine do one step."""
+        if self._encoded is None and self._unread:
+            group = [self._unread.popleft() for _ in range(min(self._group, len(self._unread)))]
+            self._encoded = self._encoder.submit(self._encode, group)
+        room = len(self._asked) + self._group <= self._engine.batch
+        if self._encoded is not None and room and (self._encoded.done() or not self._asked):
+            for place, codes in self._encoded.result():
+                turns = self._engine.builder.reading([codes], self._settings.question)
+                self._asked[self._engine.submit(Request(turns=turns, grammar=self._grammar))] = place
+            self._encoded = None
+            return
         with torch.no_grad():
             events = self._engine.step()
         for event in events:
@@ -234,10 +246,13 @@ class _Run:
         """Let go of what has not ended."""
         for ticket in self._asked:
             self._engine.cancel(ticket)
+        # The reader first: the encoder waits for pixels, and those that are not opened any more end its wait.
         self._reader.shutdown(wait=True, cancel_futures=True)
+        self._encoder.shutdown(wait=True, cancel_futures=True)
 
-    def _ask(self, places: list[_Place]) -> None:
-        """Encode pictures and submit what is asked about them; those that cannot be read get their error."""
+    @torch.no_grad()
+    def _encode(self, places: list[_Place]) -> list[tuple[_Place, list[int]]]:
+        """Codes of pictures; those that cannot be read get their error. Runs in the encoder's thread."""
         read: list[tuple[_Place, Tensor]] = []
         for place in places:
             assert place.pixels is not None
@@ -248,13 +263,13 @@ class _Run:
             except OpenTarError as error:
                 place.caption = Caption(index=place.index, error=error)
             place.pixels = None
+        found: list[tuple[_Place, list[int]]] = []
         for start in range(0, len(read), ENCODED):
             group = read[start : start + ENCODED]
             pixels_B3SS = torch.stack([pixels_3SS for _, pixels_3SS in group]).to(self._parts.device)
             (codes_BN,) = self._parts.ta_tok.encode_scales(pixels_B3SS, (self._settings.scale,))
-            for (place, _), codes in zip(group, codes_BN.tolist(), strict=True):
-                turns = self._engine.builder.reading([codes], self._settings.question)
-                self._asked[self._engine.submit(Request(turns=turns, grammar=self._grammar))] = place
+            found += zip([place for place, _ in group], codes_BN.tolist(), strict=True)
+        return found
 
 
 def _pixels(opener: Opener, side: int, fit: str) -> tuple[Tensor, int, int]:
