@@ -22,7 +22,7 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 # What a shell line may start with besides our own commands.
-_KNOWN = {"echo", "tensorboard"}
+_KNOWN = {"curl", "echo", "pip", "tensorboard"}
 
 
 def _text(name: str) -> str:

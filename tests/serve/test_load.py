@@ -312,7 +312,7 @@ def test_streams_go_on_where_they_were_when_memory_ran_out(live) -> None:
         return len(seeds) > 1 and len(count) % 10 == 0
 
     def streamed(seed: int) -> str:
-        chunks = live.client.chat.completions.create(**asked, seed=seed, stream=True)
+        chunks = live.client.chat.completions.create(**asked | {"seed": seed}, stream=True)
         return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
 
     with failing(live, when) as failed, concurrent.futures.ThreadPoolExecutor(4) as pool:
