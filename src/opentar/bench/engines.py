@@ -78,10 +78,15 @@ def _way(folder: Path) -> Way:
 
 
 def load(way: Way, device: str | None) -> Tar:
-    """The model, to be run as its folder runs where nothing is asked for."""
+    """The model, to be run that way.
+
+    PyTorch is not asked for by its name: then it would run the AR de-tokenizer of a quantized folder, too, which nobody
+    gets who has OpenVINO.
+    """
     from opentar.pipeline import Tar
 
-    return Tar.from_pretrained(way.folder, device=device)
+    engine = None if way.engine == "torch" else way.engine
+    return Tar.from_pretrained(way.folder, device=device, engine=engine)
 
 
 def paint(tar: Tar, way: Way, detok: str, features_BND: Tensor, steps: int | None) -> Tensor:
