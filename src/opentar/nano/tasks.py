@@ -8,7 +8,7 @@ learned from them; yes and no stand in equal number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,18 +172,18 @@ class InLanguages:
 
 def joint_task(settings: JointSettings, corpora: Sequence[SceneCorpus], texts: TextTasks) -> InLanguages:
     """Drawing from the first corpus, reading from all, and text, as often as the recipe says."""
-    tasks = {
-        lang: Mixture(
-            (
-                DrawTask(corpus=corpora[0], settings=settings, lang=lang),
-                ReadTask(corpora=corpora, settings=settings, lang=lang),
-                texts,
-            ),
-            settings.task_shares,
-        )
-        for lang in ("en", "zh")
-    }
-    return InLanguages(chinese=settings.chinese, tasks=tasks)
+
+    def tasks(lang: str) -> tuple[Task, Task]:
+        drawing = DrawTask(corpus=corpora[0], settings=settings, lang=lang)
+        return drawing, ReadTask(corpora=corpora, settings=settings, lang=lang)
+
+    return in_languages(settings, texts, tasks)
+
+
+def in_languages(settings: JointSettings, texts: TextTasks, tasks: Callable[[str], tuple[Task, Task]]) -> InLanguages:
+    """Drawing and reading, which `tasks` gives for a language, and text, in the shares of the recipe."""
+    mixed = {lang: Mixture((*tasks(lang), texts), settings.task_shares) for lang in ("en", "zh")}
+    return InLanguages(chinese=settings.chinese, tasks=mixed)
 
 
 def encoded_scene(

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from opentar.data.task import Mixture
+from opentar.data.task import Task
 from opentar.language.known_words import KnownWords
 from opentar.language.prompt import Turn
 from opentar.nano.bundle import template
 from opentar.nano.corpus import SceneCorpus
-from opentar.nano.tasks import DrawTask, InLanguages, JointSettings, ReadTask, TextTasks, encoded_scene
+from opentar.nano.tasks import DrawTask, InLanguages, JointSettings, ReadTask, TextTasks, encoded_scene, in_languages
 from opentar.nano.wording.asking import KINDS, question_templates
 from opentar.nano.wording.noise import FILLERS, NoiseSettings
 from opentar.nano.wording.strangers import descriptions, places, things
@@ -83,18 +83,12 @@ class TalkTask:
 
 def worded_task(settings: WordedSettings, corpora: Sequence[SceneCorpus], texts: TextTasks) -> InLanguages:
     """Drawing from the first corpus, reading from all, and text, as often as the recipe says."""
-    tasks = {
-        lang: Mixture(
-            (
-                WordedDrawTask(corpus=corpora[0], settings=settings, lang=lang),
-                TalkTask(corpora=corpora, settings=settings, lang=lang),
-                texts,
-            ),
-            settings.task_shares,
-        )
-        for lang in ("en", "zh")
-    }
-    return InLanguages(chinese=settings.chinese, tasks=tasks)
+
+    def tasks(lang: str) -> tuple[Task, Task]:
+        drawing = WordedDrawTask(corpus=corpora[0], settings=settings, lang=lang)
+        return drawing, TalkTask(corpora=corpora, settings=settings, lang=lang)
+
+    return in_languages(settings, texts, tasks)
 
 
 def template_texts() -> list[str]:
